@@ -1,0 +1,57 @@
+# One-word commands. They need Python 3.11+, make and git; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test test-slow lint format wheel clean browsers
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed  ## the gateway with a small shop and inbox to try it on
+	@$(BIN)/gateway demo
+
+serve: $(VENV)/installed  ## the gateway alone, on http://localhost:8000
+	@$(BIN)/gateway serve
+
+test: $(VENV)/installed-test browsers  ## lint, types, and every test but the slow ones
+	@sh scripts/check.sh
+
+test-slow: $(VENV)/installed-test browsers  ## the tests marked slow
+	@sh scripts/check.sh slow
+
+lint: $(VENV)/installed-test  ## ruff and mypy only
+	@sh scripts/check.sh lint
+
+format: $(VENV)/installed-test  ## rewrite the Python files in the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+wheel: $(VENV)/installed-test  ## build the wheel into dist/
+	@$(PIP) wheel --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:  ## remove the virtual environment and everything built or cached
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+browsers: $(VENV)/installed-test
+	@$(BIN)/python scripts/install_browsers.py
+
+# The environment is made anew whenever its interpreter is gone; a stamp older than pyproject.toml installs again.
+$(VENV)/made: scripts/make_venv.sh
+	@sh scripts/make_venv.sh "$(PYTHON)" $(VENV)
+	@touch $@
+
+$(VENV)/installed: $(VENV)/made pyproject.toml
+	@echo "Installing the gateway into $(VENV)"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/made pyproject.toml
+	@echo "Installing the gateway and what its tests need into $(VENV)"
+	@$(PIP) install --editable '.[test]'
+	@touch $@ $(VENV)/installed
