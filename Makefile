@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test test-slow lint format wheel clean browsers
@@ -41,17 +41,17 @@ clean:  ## remove the virtual environment and everything built or cached
 browsers: $(VENV)/installed-test
 	@$(BIN)/python scripts/install_browsers.py
 
-# The environment is made anew whenever its interpreter is gone; a stamp older than pyproject.toml installs again.
-$(VENV)/made: scripts/make_venv.sh
-	@sh scripts/make_venv.sh "$(PYTHON)" $(VENV)
-	@touch $@
+# A stamp older than pyproject.toml installs again, and so does one whose interpreter is gone: then both stamps go first.
+$(shell test -x $(BIN)/python || rm -f $(VENV)/installed $(VENV)/installed-test)
 
-$(VENV)/installed: $(VENV)/made pyproject.toml
+$(VENV)/installed: pyproject.toml
+	@sh scripts/make_venv.sh "$(PYTHON)" $(VENV)
 	@echo "Installing the gateway into $(VENV)"
 	@$(PIP) install --editable .
 	@touch $@
 
-$(VENV)/installed-test: $(VENV)/made pyproject.toml
+$(VENV)/installed-test: pyproject.toml
+	@sh scripts/make_venv.sh "$(PYTHON)" $(VENV)
 	@echo "Installing the gateway and what its tests need into $(VENV)"
 	@$(PIP) install --editable '.[test]'
-	@touch $@ $(VENV)/installed
+	@touch $(VENV)/installed $@

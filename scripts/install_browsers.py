@@ -1,0 +1,123 @@
+"""Finds or installs Chromium and Firefox for the browser tests, and notes beside Python which ones work.
+
+In this order: a browser that is installed, Playwright's own download, and for root on Debian its packages.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Error, Playwright, sync_playwright
+
+NAMES = ("chromium", "firefox")
+COMMANDS = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+    "firefox": ("firefox-esr", "firefox"),
+}
+MAC_APPS = {
+    "chromium": ("Chromium.app/Contents/MacOS/Chromium", "Google Chrome.app/Contents/MacOS/Google Chrome"),
+    "firefox": ("Firefox.app/Contents/MacOS/firefox",),
+}
+DEBIAN_PACKAGES = {"chromium": "chromium", "firefox": "firefox-esr"}
+NOTE = Path(sys.prefix) / "browsers.json"
+
+
+def main() -> int:
+    found = remembered()
+    with sync_playwright() as playwright:
+        for step in (no_install, download, install_packages):
+            missing = [name for name in NAMES if name not in found]
+            if not missing or not step(missing):
+                continue
+            for name in missing:
+                if (launch := first_working(playwright, name)) is not None:
+                    found[name] = launch
+    NOTE.write_text(json.dumps(found, indent=2) + "\n")
+    for name in NAMES:
+        launch = found.get(name)
+        print(f"{name}: {launch['version']}, {launch['executable_path']}" if launch else f"{name}: none that works")
+    if len(found) < len(NAMES):
+        print("Install Chromium and Firefox (Debian: chromium firefox-esr), then run this again.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def remembered() -> dict[str, Any]:
+    """What an earlier run found, as far as it is still there."""
+    found = json.loads(NOTE.read_text()) if NOTE.exists() else {}
+    return {name: launch for name, launch in found.items() if os.access(launch["executable_path"], os.X_OK)}
+
+
+def first_working(playwright: Playwright, name: str) -> dict[str, str] | None:
+    """The first candidate that opens a page, as launch options and the browser's version."""
+    for launch in candidates(playwright, name):
+        try:
+            browser = getattr(playwright, name).launch(**launch)
+            try:
+                browser.new_page().close()
+                return launch | {"version": browser.version}
+            finally:
+                browser.close()
+        except Error as error:
+            print(f"{name}: {launch['executable_path']} does not start: {first_line(error)}", file=sys.stderr)
+    return None
+
+
+def candidates(playwright: Playwright, name: str) -> Iterator[dict[str, str]]:
+    # An ordinary Firefox speaks WebDriver BiDi, which is what this channel selects; Playwright's own build does not.
+    channel = {"channel": "moz-firefox"} if name == "firefox" else {}
+    paths = [shutil.which(command) for command in COMMANDS[name]]
+    paths += [path for app in MAC_APPS[name] if os.path.exists(path := f"/Applications/{app}")]
+    for path in dict.fromkeys(filter(None, paths)):
+        yield {"executable_path": path} | channel
+    downloaded = getattr(playwright, name).executable_path
+    if os.path.exists(downloaded):
+        yield {"executable_path": downloaded}
+
+
+def no_install(missing: list[str]) -> bool:
+    return True
+
+
+def download(missing: list[str]) -> bool:
+    print(f"Downloading {' and '.join(missing)} for Playwright")
+    return succeeds([sys.executable, "-m", "playwright", "install", *missing], seconds=900)
+
+
+def install_packages(missing: list[str]) -> bool:
+    if os.name != "posix" or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return False
+    packages = [DEBIAN_PACKAGES[name] for name in missing]
+    print(f"Installing Debian's {' and '.join(packages)}")
+    apt = ["apt-get", "-o", "DPkg::Lock::Timeout=120"]
+    return succeeds([*apt, "update"], seconds=300) and succeeds(
+        [*apt, "install", "-y", "--no-install-recommends", *packages], seconds=1200
+    )
+
+
+def succeeds(command: list[str], seconds: int) -> bool:
+    """Runs it quietly; when it fails, its last lines say why."""
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        print(f"  gave up after {seconds} s")
+        return False
+    if done.returncode:
+        print("  not possible here: " + " | ".join((done.stdout + done.stderr).strip().splitlines()[-3:]))
+    return done.returncode == 0
+
+
+def first_line(error: Error) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
