@@ -1,0 +1,163 @@
+"""Chromium and Firefox, driven by Playwright, with nothing reachable but this machine."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Playwright, sync_playwright
+
+from tests import server as servers
+from tests.browser.pages import SiteHost
+from tests.conftest import BROWSERS
+
+# The last --disable-features wins, so this list replaces Playwright's. It leaves ThirdPartyStoragePartitioning out on
+# purpose: with that off, or without the back-forward cache, the product would be tested in a browser that nobody has.
+CHROMIUM_FEATURES_OFF = (
+    "AvoidUnnecessaryBeforeUnloadCheckSync,HttpsUpgrades,HttpsFirstBalancedModeAutoEnable,MediaRouter,PaintHolding,"
+    "AvoidCorsURLLoaderRestartOnRedirect,OptimizationHints,NetworkTimeServiceQuerying,AimEnabled,PreconnectToSearch"
+)
+CHROMIUM: dict[str, Any] = {
+    "ignore_default_args": ["--disable-back-forward-cache"],
+    "args": [
+        f"--disable-features={CHROMIUM_FEATURES_OFF}",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE *.localhost, EXCLUDE 127.0.0.1",
+    ],
+}
+# Firefox has no such rule: all but localhost goes to a proxy that is not there. Playwright switches off what phones
+# home, except for remote settings, whose address Firefox lets nobody change without this variable.
+FIREFOX: dict[str, Any] = {
+    "env": os.environ | {"MOZ_REMOTE_SETTINGS_DEVTOOLS": "1"},
+    "firefox_user_prefs": {
+        "network.proxy.type": 1,
+        "network.proxy.http": "127.0.0.1",
+        "network.proxy.http_port": 9,
+        "network.proxy.ssl": "127.0.0.1",
+        "network.proxy.ssl_port": 9,
+        "network.proxy.no_proxies_on": "localhost,.localhost,127.0.0.1",
+        "network.proxy.failover_direct": False,
+        "services.settings.server": "data:,#remote-settings-dummy/v1",
+    },
+}
+# What Firefox says about a blocked request reaches Playwright as if the page had thrown it; nothing was thrown.
+FIREFOX_NOTICES = ("", "Cross-Origin Request Blocked", "Content-Security-Policy")
+NewContext = Callable[..., BrowserContext]
+CONSOLE = pytest.StashKey[list[str]]()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "browser" in metafunc.fixturenames:
+        names = metafunc.config.getoption("browser") or BROWSERS
+        metafunc.parametrize("browser", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """Each test that uses it, or `context` or `page`, runs once in Chromium and once in Firefox."""
+    name = request.param
+    options = {"chromium": CHROMIUM, "firefox": FIREFOX}[name]
+    browser = getattr(playwright, name).launch(**installed(name), **options)
+    yield browser
+    browser.close()
+
+
+def installed(name: str) -> dict[str, str]:
+    """Launch options of the browser that `scripts/install_browsers.py` found for this Python."""
+    note = Path(sys.prefix) / "browsers.json"
+    found = json.loads(note.read_text()) if note.exists() else {}
+    launch = found.get(name, {})
+    if not Path(launch.get("executable_path", "/nowhere")).exists():
+        pytest.fail(f"{name} is not installed for the tests; run `make test` once, which sees to it", pytrace=False)
+    return {key: value for key, value in launch.items() if key != "version"}
+
+
+@pytest.fixture
+def new_context(
+    browser: Browser, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[NewContext]:
+    """Makes browser contexts, each a device of its own with an empty cookie jar, and closes them after the test.
+
+    A page with an uncaught error fails the test then, unless it is marked `page_errors_expected`.
+    """
+    contexts: list[BrowserContext] = []
+    errors: list[str] = []
+    lines: list[str] = request.node.stash.setdefault(CONSOLE, [])
+    notices = FIREFOX_NOTICES if browser.browser_type.name == "firefox" else ()
+
+    def thrown(page: Page, error: Error) -> None:
+        if error.name not in notices:
+            errors.append(f"{page.url}: {error.stack or error}")
+
+    def watch(page: Page) -> None:
+        page.on("pageerror", lambda error: thrown(page, error))
+        page.on("console", lambda message: lines.append(console_line(message)))
+
+    def make(**options: Any) -> BrowserContext:
+        context = browser.new_context(**options)
+        context.on("page", watch)
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        return context
+
+    def pause(seconds: float) -> None:
+        """Sleeps while Playwright goes on serving routes and events, which a plain sleep would hold up."""
+        for page in (page for context in contexts for page in context.pages):
+            try:
+                page.wait_for_timeout(seconds * 1000)
+                return
+            except Error:
+                continue
+        time.sleep(seconds)
+
+    monkeypatch.setattr(servers, "pause", pause)
+    yield make
+    for context in contexts:
+        context.close()
+    if errors and request.node.get_closest_marker("page_errors_expected") is None:
+        pytest.fail("uncaught errors in the page:\n" + "\n".join(errors), pytrace=False)
+
+
+def console_line(message: ConsoleMessage) -> str:
+    where = message.location
+    return f"{message.type}: {message.text}  ({where.get('url', '')}:{where.get('lineNumber', '')})"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and (lines := item.stash.get(CONSOLE, [])):
+        report.sections.append(("console of the pages", "\n".join(lines)))
+    return report
+
+
+@pytest.fixture
+def context(new_context: NewContext) -> BrowserContext:
+    return new_context()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    return context.new_page()
+
+
+@pytest.fixture(scope="session")
+def running_site_host() -> Iterator[SiteHost]:
+    with SiteHost() as host:
+        yield host
+
+
+@pytest.fixture
+def site_host(running_site_host: SiteHost) -> SiteHost:
+    """An empty website: put pages into `site_host.pages`, open `site_host.url("/path")`."""
+    running_site_host.clear()
+    return running_site_host

@@ -1,0 +1,52 @@
+"""Fixtures for all tests, and what every failure shows."""
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import server as servers
+from tests.server import GatewayServer
+
+BROWSER_TESTS = Path(__file__).parent / "browser"
+BROWSERS = ("chromium", "firefox")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--browser", action="append", choices=BROWSERS, help="only this browser (tests/browser)")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves browser tests to a run of their own: synchronous Playwright and async tests do not share a thread."""
+    if collection_path != BROWSER_TESTS:
+        return None
+    asked = [config.invocation_params.dir / argument.partition("::")[0] for argument in config.args]
+    inside = [path.resolve().is_relative_to(BROWSER_TESTS) for path in asked]
+    if any(inside) and not all(inside):
+        raise pytest.UsageError("Run the browser tests alone: pytest tests/browser")
+    return None if any(inside) else True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for server in servers.running:
+            report.sections.append((f"log of {server.url}", server.log_tail()))
+    return report
+
+
+@pytest.fixture(scope="module")
+def gateway_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayServer]:
+    """A running gateway for the tests of one module. Give each test a site of its own: `gateway_server.site()`."""
+    with GatewayServer(tmp_path_factory.mktemp("gateway")) as server:
+        yield server
+        server.command("check")
+
+
+@pytest.fixture(autouse=True)
+def no_gateway_errors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails the test during which a running gateway logged a traceback."""
+    yield
+    for server in servers.running:
+        server.judge_log(request.node.get_closest_marker("gateway_errors_expected") is not None)
