@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.snippet import load_snippet
 from tests.server import ROOT, GatewayServer
 
 
@@ -61,6 +62,11 @@ def test_installed_command_runs_outside_the_checkout(installed: Path, tmp_path: 
     assert Path(where).is_relative_to(installed.parents[1])
     assert "serve" in run(str(installed), "-m", "gateway", "--help", cwd=tmp_path)
     assert "serve" in run(str(installed.with_name("gateway")), "--help", cwd=tmp_path)
+
+
+def test_installed_package_loads_the_snippet_from_inside_itself(installed: Path, tmp_path: Path) -> None:
+    script = "from gateway.snippet import load_snippet; print(load_snippet().integrity)"
+    assert run(str(installed), "-c", script, cwd=tmp_path).strip() == load_snippet().integrity
 
 
 def test_installed_gateway_serves_the_snippet(installed: Path, tmp_path: Path) -> None:
