@@ -1,0 +1,135 @@
+"""The composition root: opens the store, makes the parts, and puts the front doors into one ASGI application."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from gateway import ingest, redirect, snippet
+from gateway.api import docs, native
+from gateway.context import Gateway
+from gateway.demo import backend, shop
+from gateway.errors import GatewayError, SettingError
+from gateway.identity.engine import Engine
+from gateway.model import IdGenerator
+from gateway.settings import Settings
+from gateway.settings import load as settings_from_environment
+from gateway.signing import Signer, new_secret
+from gateway.sites import Sites
+from gateway.store.base import Store
+from gateway.store.sqlite import SqliteStore
+from gateway.web import answer, error_body, on_bug, on_gateway_error, on_http_error
+from gateway.writer import Writer
+
+
+def make_store(settings: Settings) -> Store:
+    """The store a database URL names."""
+    if settings.database.startswith("sqlite:///"):
+        return SqliteStore(settings.database.removeprefix("sqlite:///"))
+    raise SettingError("GATEWAY_DATABASE: this build serves sqlite:/// only", "write sqlite:///path/to/file.db")
+
+
+async def signing_keys(settings: Settings, store: Store) -> list[str]:
+    """The keys that sign cookies and links: those given, else the database's own, made on the first start."""
+    if settings.signing_keys:
+        return settings.signing_keys
+    fresh = msgspec.json.encode([new_secret()]).decode()
+    kept = await store.set_config("signing_keys", fresh, only_if_absent=True)
+    return msgspec.json.decode(kept, type=list[str])
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Gateway]:
+    """The parts of a gateway, open and at work; closed in order at the end, after the last commit."""
+    store = make_store(settings)
+    await store.open()
+    try:
+        new_id = IdGenerator(await store.lease_node())
+        writer = Writer(store, Engine(new_id))
+        gateway = Gateway(settings, store, writer, Signer(await signing_keys(settings, store)), Sites(store), new_id)
+        writer.start()
+        try:
+            yield gateway
+        finally:
+            await writer.close()
+    finally:
+        await store.close()
+
+
+def health_routes(gateway: Gateway) -> list[BaseRoute]:
+    """Whether the process lives, and whether it can keep what it is sent."""
+
+    async def health(request: Request) -> Response:
+        return answer({"status": "ok"})
+
+    async def ready(request: Request) -> Response:
+        try:
+            await gateway.store.config("ready")
+        except Exception as error:
+            return answer(error_body("unavailable", f"the database cannot be read: {error}"), 503, {"Retry-After": "5"})
+        return answer({"status": "ok"})
+
+    return [Route("/health", health), Route("/ready", ready)]
+
+
+def routes(gateway: Gateway) -> list[BaseRoute]:
+    """Every front door."""
+    doors = (ingest.routes(gateway), native.routes(gateway), redirect.routes(gateway), health_routes(gateway))
+    return [route for door in (*doors, docs.routes(), snippet.routes()) for route in door]
+
+
+def make_app(gateway: Gateway, extra: list[BaseRoute] | None = None) -> Starlette:
+    """The application of an opened gateway; `extra` routes come last."""
+    handlers = {GatewayError: on_gateway_error, HTTPException: on_http_error, Exception: on_bug}
+    app = Starlette(routes=[*routes(gateway), *(extra or [])], exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    app.state.gateway = gateway
+    return app
+
+
+class Application:
+    """An ASGI application that opens its gateway when the server starts it and closes it when the server stops."""
+
+    def __init__(self, settings: Settings, *, demo: bool = False) -> None:
+        self.settings = settings
+        self.demo = demo
+        self.app: Starlette | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            assert self.app is not None, "the server must run the lifespan"
+            await self.app(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            async with opened(self.settings) as gateway:
+                self.app = make_app(gateway, await self._extra(gateway))
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except GatewayError as error:
+            await send({"type": "lifespan.startup.failed", "message": f"{error.message}. {error.hint}".strip()})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _extra(self, gateway: Gateway) -> list[BaseRoute]:
+        if not self.demo:
+            return []
+        await backend.ensure_site(gateway)
+        return list(shop.routes(gateway))
+
+
+def create() -> Application:
+    """What the server imports: settings from the environment."""
+    return Application(settings_from_environment(), demo=os.environ.get("GATEWAY_DEMO") == "1")

@@ -1,0 +1,273 @@
+"""The `gateway` command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from gateway import __version__
+from gateway.app import opened
+from gateway.check import check_site
+from gateway.commands import identity
+from gateway.context import Gateway
+from gateway.errors import BadRequest, GatewayError, NotFound
+from gateway.links import make_link
+from gateway.model import Site
+from gateway.settings import Settings, load
+from gateway.signing import new_secret
+from gateway.sites import auth_token, check_origin
+
+T = TypeVar("T")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A first-party tracking gateway for websites.")
+site_app = typer.Typer(no_args_is_help=True, help="Sites and their keys.")
+app.add_typer(site_app, name="site")
+out = Console()
+err = Console(stderr=True)
+
+Database = Annotated[str | None, typer.Option(help="sqlite:///path; default: GATEWAY_DATABASE or sqlite:///gateway.db")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
+Origins = Annotated[list[str] | None, typer.Option(help="an origin whose pages may use the key; several times")]
+
+
+def main() -> None:
+    """Runs the command line; a refusal is one line on stderr and exit code 1."""
+    try:
+        app()
+    except GatewayError as error:
+        err.print(f"[red]gateway:[/] {error.message}", highlight=False)
+        if error.hint:
+            err.print(f"  {error.hint}", highlight=False)
+        sys.exit(1)
+
+
+def with_gateway(settings: Settings, work: Callable[[Gateway], Awaitable[T]]) -> T:
+    """Opens the gateway's parts, does `work`, closes them."""
+
+    async def run() -> T:
+        async with opened(settings) as gateway:
+            return await work(gateway)
+
+    return asyncio.run(run())
+
+
+def print_json(data: Any) -> None:
+    """Prints JSON, indented."""
+    typer.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
+
+
+async def site_named(gateway: Gateway, name: str) -> Site:
+    """A site by its name. Raises NotFound."""
+    site = await gateway.sites.by_name(name)
+    if site is None:
+        raise NotFound(f"there is no site {name!r}", "gateway site list shows them all")
+    return site
+
+
+# --- serving ----------------------------------------------------------------------------------------------------------
+
+
+def run_server(settings: Settings, workers: int, *, demo: bool = False) -> None:
+    """Runs uvicorn until it is told to stop."""
+    os.environ["GATEWAY_DATABASE"] = settings.database
+    if demo:
+        os.environ["GATEWAY_DEMO"] = "1"
+    uvicorn.run(
+        "gateway.app:create",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=workers,
+        log_level=settings.log_level,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        h11_max_incomplete_event_size=32 * 1024,
+    )
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="address to listen on; default 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="port; default 8000")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="processes")] = 1,
+    database: Database = None,
+) -> None:
+    """Serve the gateway."""
+    run_server(load(host=host, port=port, database=database), workers)
+
+
+@app.command()
+def demo(
+    host: Annotated[str | None, typer.Option(help="address to listen on; default 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="port; default 8000")] = None,
+    database: Database = None,
+) -> None:
+    """Serve the gateway with a small shop to try it in."""
+    settings = load(host=host, port=port, database=database)
+    out.print(f"\n  Open [bold]http://localhost:{settings.port}/[/] in a browser. Ctrl+C stops it.\n")
+    run_server(settings, 1, demo=True)
+
+
+# --- sites ------------------------------------------------------------------------------------------------------------
+
+
+def site_keys(site: Site) -> dict[str, Any]:
+    """What a script needs of a site."""
+    keys = {"api_key": site.api_key, "secret_key": site.secret_keys[-1]}
+    return {"site": site.name, **keys, "auth_token": auth_token(site)}
+
+
+def show_site(site: Site) -> None:
+    """Prints a site's keys for a person."""
+    table = Table(box=None, show_header=False)
+    for name, value in site_keys(site).items():
+        table.add_row(f"[bold]{name}[/]", value)
+    table.add_row("[bold]origins[/]", ", ".join(site.origins) or "any page may send")
+    table.add_row("[bold]trust[/]", site.trust)
+    out.print(table)
+
+
+@site_app.command("create")
+def create_site(
+    name: str,
+    origin: Origins = None,
+    trust: Annotated[str, typer.Option(help="guarded, strict or open")] = "guarded",
+    as_json: AsJson = False,
+    database: Database = None,
+) -> None:
+    """Make a site and print its keys."""
+
+    async def work(gateway: Gateway) -> Site:
+        return await gateway.sites.create(name, gateway.new_id(), origins=origin or [], trust=trust)
+
+    site = with_gateway(load(database=database), work)
+    if as_json:
+        print_json(site_keys(site))
+    else:
+        show_site(site)
+
+
+@site_app.command("list")
+def list_sites(as_json: AsJson = False, database: Database = None) -> None:
+    """List all sites."""
+
+    async def work(gateway: Gateway) -> list[Site]:
+        return await gateway.sites.all(fresh=True)
+
+    sites = with_gateway(load(database=database), work)
+    if as_json:
+        print_json([{"site": s.name, "api_key": s.api_key, "origins": s.origins, "trust": s.trust} for s in sites])
+        return
+    table = Table("site", "api_key", "origins", "trust")
+    for site in sites:
+        table.add_row(site.name, site.api_key, ", ".join(site.origins) or "any", site.trust)
+    out.print(table if sites else "No site yet: gateway site create NAME")
+
+
+@site_app.command("set")
+def set_site(
+    name: str,
+    origin: Origins = None,
+    trust: Annotated[str | None, typer.Option(help="guarded, strict or open")] = None,
+    link_param: Annotated[str | None, typer.Option(help="name of the link parameter")] = None,
+    device_cap: Annotated[int | None, typer.Option(min=1, help="devices a profile may have")] = None,
+    database: Database = None,
+) -> None:
+    """Change a site; --origin replaces the list of origins."""
+
+    async def work(gateway: Gateway) -> Site:
+        site = await site_named(gateway, name)
+        if trust is not None and trust not in ("guarded", "strict", "open"):
+            raise BadRequest(f"trust cannot be {trust!r}", "use guarded, strict or open")
+        given = {"trust": trust, "link_param": link_param, "device_cap": device_cap}
+        given["origins"] = [check_origin(o) for o in origin] if origin else None  # type: ignore[assignment]
+        site.settings |= {k: v for k, v in given.items() if v is not None}
+        return await gateway.sites.save(site)
+
+    show_site(with_gateway(load(database=database), work))
+
+
+@site_app.command("rotate-key")
+def rotate_key(name: str, as_json: AsJson = False, database: Database = None) -> None:
+    """Make a new secret key; the one before keeps working until the next rotation."""
+
+    async def work(gateway: Gateway) -> Site:
+        site = await site_named(gateway, name)
+        site.secret_keys = [*site.secret_keys[-1:], new_secret()]
+        return await gateway.sites.save(site)
+
+    site = with_gateway(load(database=database), work)
+    if as_json:
+        print_json(site_keys(site))
+    else:
+        show_site(site)
+
+
+@app.command()
+def link(
+    site: str,
+    person: str,
+    url: str,
+    campaign: Annotated[str, typer.Option(help="kept with the link")] = "",
+    expires_in: Annotated[int | None, typer.Option(min=1, help="seconds; default 400 days")] = None,
+    gateway_url: Annotated[str, typer.Option(help="where browsers reach the gateway")] = "http://localhost:8000",
+    as_json: AsJson = False,
+    database: Database = None,
+) -> None:
+    """Make a signed link for an email: URL leads PERSON (an id) to a page and says who they are."""
+    key, blocked = identity(person)
+    if key is None:
+        raise BadRequest(blocked or "not an id")
+
+    async def work(gateway: Gateway) -> dict[str, str]:
+        base = gateway.settings.public_url or gateway_url
+        options = {"campaign": campaign, "gateway_url": base}
+        return make_link(gateway.signer, await site_named(gateway, site), key, url, expires_in=expires_in, **options)
+
+    made = with_gateway(load(database=database), work)
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(made["url"])
+
+
+# --- looking after it -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def check(
+    site: Annotated[str | None, typer.Option(help="only this site")] = None,
+    as_json: AsJson = False,
+    database: Database = None,
+) -> None:
+    """Fold the ledger again and compare it with the tables. Exit code 1 if they differ."""
+
+    async def work(gateway: Gateway) -> dict[str, list[str]]:
+        sites = [await site_named(gateway, site)] if site else await gateway.sites.all(fresh=True)
+        return {s.name: await check_site(gateway.store, s, err) for s in sites}
+
+    found = with_gateway(load(database=database), work)
+    if as_json:
+        print_json({"ok": not any(found.values()), "differences": found})
+    for name, differences in found.items() if not as_json else ():
+        out.print(f"[bold]{name}[/]: " + ("the tables say what the ledger says" if not differences else "they differ"))
+        for line in differences:
+            out.print(f"  {line}", highlight=False)
+    if any(found.values()):
+        sys.exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)

@@ -1,0 +1,329 @@
+"""Parses what pages and servers push: raw queue entries become the engine's commands, bad ones become refusals.
+
+An entry that cannot be understood is skipped with a reason; it never costs its neighbours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from gateway.errors import BadRequest, BadToken
+from gateway.identity import rules
+from gateway.identity.requests import Command, Context, Link, Login, Logout, Refused, Reidentify, Track, Writes
+from gateway.model import Key, Proof, Site
+from gateway.signing import LINK_PREFIX, Signer, read_identity_token, read_link_token, token_digest
+
+MAX_COMMANDS = 500
+MAX_EVENT = 32 * 1024
+MAX_PROPERTIES = 255
+MAX_DEPTH = 5
+MAX_NAME = 128
+MAX_VALUE = 8 * 1024
+MAX_ID = 64
+MAX_BODY = 512 * 1024
+
+SYSTEM_EVENTS = frozenset({"identity set", "identity error", "identity reset"})
+"""Events that only the gateway itself makes."""
+
+
+class Entry(msgspec.Struct):
+    """One entry of the queue as it travels."""
+
+    command: list[Any]
+    id: str
+    at: float = 0
+    page: dict[str, Any] | None = None
+    identity: Any = None
+    device: str | None = None
+
+
+class Body(msgspec.Struct):
+    """The body of POST /v1/commands."""
+
+    key: str = ""
+    sent_at: float | None = None
+    device: str | None = None
+    commands: list[msgspec.Raw] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Skipped:
+    """An entry that was left out, and why, in words for whoever wrote the page."""
+
+    command: Any
+    reason: str
+
+
+_entry = msgspec.json.Decoder(Entry)
+_body = msgspec.json.Decoder(Body)
+_encode = msgspec.json.encode
+
+
+def decode_body(raw: bytes) -> Body:
+    """The body of a request. Raises BadRequest saying what is wrong with it."""
+    try:
+        body = _body.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        hint = 'send {"key": API_KEY, "sent_at": ms, "commands": [{"id", "at", "command": ["track", NAME]}]}'
+        raise BadRequest(f"the body is not a command batch: {error}", hint) from error
+    if len(body.commands) > MAX_COMMANDS:
+        raise BadRequest(f"{len(body.commands)} commands in one request", f"send at most {MAX_COMMANDS}")
+    return body
+
+
+class Parser:
+    """Turns entries of one site into commands."""
+
+    def __init__(self, site: Site, signer: Signer, *, server: bool = False) -> None:
+        self.site = site
+        self.signer = signer
+        self.server = server
+        self.proof = Proof.SERVER if server else Proof.CLAIMED
+        self.skipped: list[Skipped] = []
+
+    def entry(self, raw: msgspec.Raw | bytes) -> tuple[Entry, list[Command]] | None:
+        """An entry with its commands (some are written as two), or None if it was skipped."""
+        try:
+            entry = _entry.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self.skipped.append(Skipped(bytes(raw)[:200].decode(errors="replace"), f"not an entry: {error}"))
+            return None
+        try:
+            self._check(entry, len(bytes(raw)))
+            commands = self._commands(entry)
+        except BadRequest as error:
+            self.skipped.append(self.refusal(entry, error))
+            return None
+        fingerprint = rules.fingerprint(entry.command)
+        for command in commands:
+            command.fingerprint = fingerprint
+        return entry, commands
+
+    @staticmethod
+    def refusal(entry: Entry, error: BadRequest) -> Skipped:
+        """Why an entry that could be parsed was left out after all."""
+        return Skipped(entry.command, f"{error.message}. {error.hint}".strip())
+
+    def _check(self, entry: Entry, size: int) -> None:
+        if size > MAX_EVENT:
+            raise BadRequest(f"larger than {MAX_EVENT // 1024} KiB")
+        if not entry.id or len(entry.id) > MAX_ID or not entry.id.isprintable():
+            raise BadRequest(f"its id must have 1 to {MAX_ID} printable characters")
+        if depth(entry.command) > MAX_DEPTH + 2:
+            raise BadRequest(f"nested more than {MAX_DEPTH} deep")
+        if not storable(entry.command) or not storable(entry.page):
+            raise BadRequest("it holds NUL, half a character, or a number that is not finite")
+
+    def _commands(self, entry: Entry) -> list[Command]:
+        if not entry.command or not isinstance(entry.command[0], str):
+            raise BadRequest("a command starts with its name", "push(['track', NAME, DATA])")
+        name, *rest = entry.command
+        parse: Callable[[Entry, list[Any]], list[Command]] | None = getattr(self, f"_on_{_snake(name)}", None)
+        if parse is None:
+            raise BadRequest(f"no command {name[:40]!r}", "see the list of commands in the docs")
+        return parse(entry, rest)
+
+    @staticmethod
+    def _head(entry: Entry) -> tuple[str, int]:
+        at = entry.at if entry.at else time.time() * 1000
+        return entry.id, int(min(max(at, 0), 2**52)) * 1000
+
+    # --- one method per command ---------------------------------------------------------------------------------
+
+    def _on_track(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        name, data, extras = [*rest, None, None, None][:3]
+        if not isinstance(name, str) or not name.strip():
+            raise BadRequest("track needs the name of the event first", "push(['track', 'Purchased', {total: 12}])")
+        name = name.strip()
+        if len(name) > MAX_NAME:
+            raise BadRequest(f"an event name has at most {MAX_NAME} characters")
+        if not self.server and name.casefold() in SYSTEM_EVENTS:
+            message = f"the event {name!r} is made by the gateway only"
+            return [Refused(*self._head(entry), code="spoofed_system_event", message=message, kind="track")]
+        data = _mapping(data, "data")
+        return [self._track(entry, name, data, _mapping(extras, "extras"))]
+
+    def _track(self, entry: Entry, name: str, data: dict[str, Any], extras: dict[str, Any]) -> Track:
+        page = {k: v for k, v in (entry.page or {}).items() if isinstance(v, str) and len(v) <= MAX_VALUE}
+        encoded = _encode(extras) if extras else None
+        return Track(*self._head(entry), "", name, _encode(data), encoded, _encode(page) if page else None)
+
+    def _on_trackpageview(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        extras = next((r for r in rest if isinstance(r, dict)), {})
+        url = (entry.page or {}).get("url", "")
+        return [self._track(entry, "Viewed page", {"url": url} if isinstance(url, str) else {}, extras)]
+
+    def _on_user(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        given = _mapping(rest[0] if rest else None, "the user")
+        options = _mapping(rest[1] if len(rest) > 1 else None, "the options")
+        named = "id" in given or "email" in given
+        value = given.get("id")
+        if value is None or value == "":
+            value = given.get("email")
+        rows = rows_of({k: v for k, v in given.items() if k != "id"}, once=bool(options.get("set_once")))
+        head = self._head(entry)
+        if not named:
+            return [Writes(*head, rows=rows)]
+        key, blocked = identity(value)
+        return [Login(*head, key=key, blocked=blocked, proof=self.proof, wait=self._waits(), rows=rows)]
+
+    def _waits(self) -> bool:
+        return self.site.trust == "strict" and not self.server
+
+    def _on_verify(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        head = self._head(entry)
+        try:
+            claims = read_identity_token(self.site, rest[0] if rest and isinstance(rest[0], str) else "")
+        except BadToken as error:
+            return [Refused(*head, code="bad_identity_token", message=error.message)]
+        key, blocked = identity(claims["sub"])
+        aliases = [k for k, _ in map(identity, claims.get("aliases", ())) if k and k != key]
+        return [Login(*head, key=key, blocked=blocked, proof=max(Proof.VERIFIED, self.proof), aliases=aliases)]
+
+    def _on_reidentify(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        new, old = [*rest, None, None][:2]
+        if new is None:
+            raise BadRequest("reidentify needs the new id first", "push(['reidentify', NEW, OLD])")
+        new_key, blocked_new = identity(new)
+        old_key, blocked_old = identity(old) if old is not None else (None, None)
+        keys = {"new": new_key, "old": old_key, "blocked_new": blocked_new, "blocked_old": blocked_old}
+        return [Reidentify(*self._head(entry), proof=self.proof, **keys)]  # type: ignore[arg-type]
+
+    def _on_link(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        value = rest[0] if rest else None
+        head = self._head(entry)
+        if isinstance(value, str):
+            try:
+                link = read_link_token(self.signer, value, time.time())
+                if link.site_id == self.site.site_id:
+                    key: Key = (link.kind, link.value)
+                    return [Link(*head, key=key, proof=Proof.LINK, token=token_digest(value))]
+            except BadToken:
+                pass
+            if looks_signed(value):
+                raise BadRequest("the link's token is not valid here or has expired")
+        if self.site.trust == "strict":
+            raise BadRequest("this site takes signed links only")
+        raw_key, blocked = identity(value)
+        return [Link(*head, key=raw_key, blocked=blocked)]
+
+    def _on_logout(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        return [Logout(*self._head(entry))]
+
+    _on_reset = _on_logout
+
+    def _on_tags(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        given = _mapping(rest[0] if rest else None, "tags")
+        rows = [("tag", t, "true") for t in _names(given.get("add"))]
+        rows += [("tag", t, "false") for t in _names(given.get("remove"))]
+        if not rows:
+            raise BadRequest("tags needs a list to add or to remove", "push(['tags', {add: ['vip']}])")
+        return [Writes(*self._head(entry), rows=rows, target=self._target(given.get("id")))]
+
+    def _on_unsubscribe(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        return self._subscription(entry, rest, "false")
+
+    def _on_resubscribe(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        return self._subscription(entry, rest, "true")
+
+    def _subscription(self, entry: Entry, rest: list[Any], value: str) -> list[Command]:
+        given = rest[0] if rest else None
+        if isinstance(given, dict):
+            given = given.get("id") or given.get("email")
+        rows = [("subscription", "", value)]
+        return [Writes(*self._head(entry), rows=rows, target=self._target(given))]
+
+    def _target(self, value: object) -> Key | None:
+        if value is None:
+            return None
+        key, blocked = identity(value)
+        if blocked:
+            raise BadRequest(blocked)
+        return key
+
+    def _on_context(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        given = _mapping(rest[0] if rest else None, "the context")
+        data = {k[:MAX_NAME]: v for k, v in list(given.items())[:20] if isinstance(v, (str, int, float, bool))}
+        return [Context(*self._head(entry), data=_encode(data).decode()[:MAX_VALUE])]
+
+    def _on_consent(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        return []  # the snippet acts on it; what reaches the gateway was allowed
+
+    def _on_cookie_domain(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        return []  # kept for pages that still push it: the cookie is bound to the gateway's host
+
+    _on_init = _on_consent
+
+
+def _snake(name: str) -> str:
+    return name.lower() if name.replace("_", "").isalnum() and name.isascii() else "?"
+
+
+def identity(value: object, kind: str = "id") -> tuple[Key | None, str | None]:
+    """(the identity, None), or (None, why the value cannot be one)."""
+    try:
+        return (kind, rules.normalise(value)), None
+    except rules.BlockedError as error:
+        return None, str(error)
+
+
+def rows_of(properties: dict[str, Any], *, once: bool = False) -> list[tuple[str, str, str]]:
+    """Properties as facts. Raises BadRequest over the limits."""
+    if len(properties) > MAX_PROPERTIES:
+        raise BadRequest(f"{len(properties)} properties", f"send at most {MAX_PROPERTIES} at a time")
+    rows = []
+    for key, value in properties.items():
+        encoded = _encode(value).decode()
+        if not key or len(key) > MAX_NAME:
+            raise BadRequest(f"a property name has 1 to {MAX_NAME} characters")
+        if len(encoded) > MAX_VALUE:
+            raise BadRequest(f"the property {key[:40]!r} is larger than {MAX_VALUE // 1024} KiB")
+        rows.append(("once" if once else "set", key, encoded))
+    return rows
+
+
+def _mapping(value: object, what: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequest(f"{what} must be an object, not {type(value).__name__}", "write {name: value}")
+    if len(value) > MAX_PROPERTIES:
+        raise BadRequest(f"{what} has {len(value)} properties", f"send at most {MAX_PROPERTIES}")
+    return value
+
+
+def _names(value: object) -> list[str]:
+    values = [value] if isinstance(value, (str, int)) else value if isinstance(value, list) else []
+    names = [str(v).strip() for v in values if isinstance(v, (str, int)) and not isinstance(v, bool)]
+    return [n for n in names if n and len(n) <= MAX_NAME]
+
+
+def looks_signed(value: str) -> bool:
+    """Whether a link value is or was a signed token, so that a broken one is not taken for a raw id."""
+    parts = value.split(".")
+    return value.startswith(LINK_PREFIX) or (len(parts) == 3 and len(parts[2]) >= 40 and len(parts[0]) > 40)
+
+
+def depth(value: object) -> int:
+    """How deep lists and objects nest: 0 for a scalar."""
+    if isinstance(value, dict):
+        return 1 + max((depth(v) for v in value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max((depth(v) for v in value), default=0)
+    return 0
+
+
+def storable(value: object) -> bool:
+    """Whether every text in a value is whole Unicode without NUL, so that each database keeps it the same."""
+    if isinstance(value, str):
+        return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+    if isinstance(value, dict):
+        return all(storable(k) and storable(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(map(storable, value))
+    return not (isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))))

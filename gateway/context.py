@@ -1,0 +1,40 @@
+"""What every front door is given: settings, store, writer, signer and sites of this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.errors import BadRequest, BadToken
+from gateway.model import IdGenerator, Site
+from gateway.reads import Reader
+from gateway.settings import Settings
+from gateway.signing import Signer, read_device_token
+from gateway.sites import Sites
+from gateway.store.base import Store
+from gateway.writer import Writer
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The parts of a running gateway."""
+
+    settings: Settings
+    store: Store
+    writer: Writer
+    signer: Signer
+    sites: Sites
+    new_id: IdGenerator
+
+    def reader(self, site: Site) -> Reader:
+        """Reads of one site."""
+        return Reader(self.store, site)
+
+    def device_id(self, site: Site, value: str | int) -> int:
+        """A device id from its digits or from a browser's signed token. Raises BadRequest for anything else."""
+        text = str(value)
+        if text.isdigit() and len(text) < 20:
+            return int(text)
+        try:
+            return read_device_token(self.signer, site.site_id, text)[0]
+        except BadToken as error:
+            raise BadRequest("this is neither a device id nor a device token of this site") from error

@@ -1,0 +1,44 @@
+"""The device cookie: which name and attributes fit how the gateway is reached, reading it, setting it.
+
+| reached over | name | attributes |
+| https, first party | `__Host-Http-vq` | Path=/; Secure; HttpOnly; SameSite=Lax |
+| https, third party | `__Host-Http-vq` | Path=/; Secure; HttpOnly; SameSite=None; Partitioned |
+| http on localhost | `vq_dev` | Path=/; HttpOnly; SameSite=Lax |
+| http elsewhere | none: browsers drop a Secure cookie there; the device token in the reply takes its place |
+"""
+
+from __future__ import annotations
+
+from gateway.signing import DEVICE_MAX_AGE
+
+COOKIE = "__Host-Http-vq"
+DEV_COOKIE = "vq_dev"
+PENDING_LINK = "vq_link"
+REFRESH_AFTER = 24 * 3600
+
+
+def is_local(host: str) -> bool:
+    """Whether a Host header names this machine."""
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    name = name.strip("[]").lower().rstrip(".")
+    return name in ("localhost", "127.0.0.1", "::1") or name.endswith(".localhost")
+
+
+def cookie_name(scheme: str, host: str) -> str | None:
+    """The name of the device cookie on this connection; None where no cookie can work."""
+    if scheme == "https":
+        return COOKIE
+    return DEV_COOKIE if is_local(host) else None
+
+
+def read_cookies(header: str, name: str) -> list[str]:
+    """The values a Cookie header has for `name`."""
+    pairs = (part.strip().partition("=") for part in header.split(";"))
+    return [value.strip('"') for key, _, value in pairs if key == name]
+
+
+def set_cookie(name: str, value: str, *, third_party: bool = False, max_age: int = DEVICE_MAX_AGE) -> str:
+    """The Set-Cookie header for a value; `max_age` 0 removes it."""
+    secure = "" if name.endswith("_dev") else "; Secure"
+    site = "; SameSite=None; Partitioned" if third_party and secure else "; SameSite=Lax"
+    return f"{name}={value}; Path=/; Max-Age={max_age}{secure}; HttpOnly{site}"

@@ -1,0 +1,151 @@
+"""What the engine can be asked: the commands of a page or a server, and the operations of the APIs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.model import Key, Proof, Site
+
+
+@dataclass(slots=True)
+class Command:
+    """One entry of a queue. `sent_at` is the sender's clock in microseconds; the engine turns it into device time."""
+
+    op_id: str
+    sent_at: int
+    fingerprint: str = ""
+
+
+@dataclass(slots=True)
+class Track(Command):
+    """An event; `data`, `extras` and `page` are JSON."""
+
+    name: str = ""
+    data: bytes = b"{}"
+    extras: bytes | None = None
+    page: bytes | None = None
+
+
+@dataclass(slots=True)
+class Writes(Command):
+    """Properties, tags or a subscription: (kind, key, JSON value). `target`: about this identity, not the visitor."""
+
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    target: Key | None = None
+
+
+@dataclass(slots=True)
+class Login(Command):
+    """Somebody is here. `blocked` says why the id was refused; the properties are kept all the same."""
+
+    key: Key | None = None
+    blocked: str | None = None
+    proof: Proof = Proof.CLAIMED
+    wait: bool = False
+    aliases: list[Key] = field(default_factory=list)
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Link(Command):
+    """A link was followed. `token` is the digest of a signed link, None for a raw one."""
+
+    key: Key | None = None
+    blocked: str | None = None
+    proof: Proof = Proof.LINK_RAW
+    token: str | None = None
+
+
+@dataclass(slots=True)
+class Logout(Command):
+    """The person left."""
+
+
+@dataclass(slots=True)
+class Reidentify(Command):
+    """`old` is `new` from now on; without `old` the device's current identity is meant."""
+
+    new: Key | None = None
+    old: Key | None = None
+    blocked_new: str | None = None
+    blocked_old: str | None = None
+    proof: Proof = Proof.CLAIMED
+
+
+@dataclass(slots=True)
+class Context(Command):
+    """What the browser said about itself, as JSON."""
+
+    data: str = "{}"
+
+
+@dataclass(slots=True)
+class Refused(Command):
+    """A command that is kept only as an identity error: a bad identity token, a forged system event."""
+
+    code: str = ""
+    message: str = ""
+    kind: str = "login"
+
+
+@dataclass(slots=True)
+class Batch:
+    """Commands of one browser. `device_id` 0: it has shown no valid token yet. `other_device`: it showed two.
+
+    `measured` is the arrival minus the sender's clock in microseconds, None if the sender did not say.
+    """
+
+    site: Site
+    device_id: int
+    commands: list[Command]
+    received_at: int
+    measured: int | None = None
+    other_device: int = 0
+    actor: str = "page"
+
+
+@dataclass(slots=True)
+class ServerBatch:
+    """Commands of a server about one identity; they are kept on that identity's server visitor."""
+
+    site: Site
+    key: Key
+    commands: list[Command]
+    received_at: int
+    actor: str = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """How a request names a person: by exactly one of identity, profile id or device id."""
+
+    key: Key | None = None
+    profile_id: int | None = None
+    device_id: int | None = None
+
+    def __str__(self) -> str:
+        if self.key:
+            return repr(self.key[1])
+        return f"profile {self.profile_id}" if self.profile_id is not None else f"device {self.device_id}"
+
+
+@dataclass(slots=True)
+class Operation:
+    """One operation of an API.
+
+    `kind` is reidentify, merge, preview, demerge, unlink, delete, undo, approve or reject.
+    """
+
+    site: Site
+    kind: str
+    op_id: str
+    people: list[Person] = field(default_factory=list)
+    of: str = ""
+    force: bool = False
+    dry_run: bool = False
+    plan_hash: str | None = None
+    reason: str | None = None
+    actor: str = "server"
+    blocked: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)

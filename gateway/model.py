@@ -1,0 +1,261 @@
+"""The words of the product as types: ids, times, proofs, and the rows that the identity engine works on.
+
+Times are integers, microseconds since the epoch in UTC; they are shown as ISO 8601. Ids are time-ordered 63-bit
+integers, shown as strings.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+
+Key = tuple[str, str]
+"""An identity: (kind, value), the value already normalised."""
+
+BEGINNING = 0
+FOREVER = 2**62
+"""Bounds of a device's time line: the first visitor starts at BEGINNING, the current one ends at FOREVER."""
+
+SERVER_DEVICE = 0
+"""The `device_id` of ledger facts that no device wrote."""
+
+
+class Proof(IntEnum):
+    """How well a claim is proven, weakest first."""
+
+    LINK_RAW = 1
+    LINK = 2
+    CLAIMED = 3
+    VERIFIED = 4
+    SERVER = 5
+
+    @property
+    def label(self) -> str:
+        """The word used in JSON."""
+        return self.name.lower()
+
+
+def now() -> int:
+    """The time, in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def iso(at: int | None) -> str | None:
+    """`at` as ISO 8601 in UTC with milliseconds; None stays None."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class IdGenerator:
+    """Makes time-ordered 63-bit integers: 41 bits of milliseconds, 10 bits of node, 12 bits of sequence.
+
+    `node` is leased from the database by each process, so two gateways on one database never make the same id.
+    """
+
+    def __init__(self, node: int | None = None) -> None:
+        self.node = (int.from_bytes(os.urandom(2)) if node is None else node) % 1024
+        self._last = 0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> int:
+        with self._lock:
+            wanted = (time.time_ns() // 1_000_000) << 12
+            self._last = max(wanted, self._last + 1)
+            return (self._last >> 12 << 22) | (self.node << 12) | (self._last & 0xFFF)
+
+
+@dataclass(slots=True)
+class Site:
+    """A tenant. `settings` holds the site's own choices; see `site_setting` for their defaults."""
+
+    site_id: int
+    name: str
+    api_key: str
+    secret_keys: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    created_at: int = 0
+
+    @property
+    def origins(self) -> list[str]:
+        """Origins whose pages may send commands; empty means any."""
+        return list(self.settings.get("origins", ()))
+
+    @property
+    def trust(self) -> str:
+        """`guarded`, `strict` or `open`."""
+        return str(self.settings.get("trust", "guarded"))
+
+    @property
+    def device_cap(self) -> int:
+        """How many devices one profile may have."""
+        return int(self.settings.get("device_cap", 50))
+
+    @property
+    def token_cap(self) -> int:
+        """On how many devices one link token may be seen before its links are withdrawn."""
+        return int(self.settings.get("token_cap", 5))
+
+    @property
+    def link_param(self) -> str:
+        """The name of the link parameter in email links."""
+        return str(self.settings.get("link_param", "vero_id"))
+
+
+# Flags of a device fact: what the fold decided about it from the state at its commit.
+APPEND = 1  # the visitor belonged to somebody through a merge: open a new one instead of claiming it
+GHOST = 2  # the profile was full: the claim is not taken
+IGNORED = 4  # a link on a visitor that was known through a merge
+TENTATIVE = 8  # a login that waits for an identity token (trust strict)
+
+
+@dataclass(slots=True)
+class Fact:
+    """One entry of the ledger.
+
+    `at` is device time for what a device did, else the commit time; `seq` is the order of commits. `identities` and
+    `homes` run in parallel: the identities a fact names and the profile ids given to them. `detail` pins what was
+    decided at commit; `flags` is what the fold made of it.
+    """
+
+    seq: int
+    op_id: str
+    kind: str
+    outcome: str
+    device_id: int = SERVER_DEVICE
+    actor: str = "server"
+    proof: Proof | None = None
+    at: int = 0
+    committed_at: int = 0
+    identities: list[Key | None] = field(default_factory=list)
+    homes: list[int] = field(default_factory=list)
+    visitor_id: int = 0
+    detail: dict[str, Any] = field(default_factory=dict)
+    flags: int = 0
+    moved_visitors: int = 0
+    moved_identities: int = 0
+    reason: str | None = None
+    undone_by: str | None = None
+    resolved_by: str | None = None
+    erased: bool = False
+    inert: bool = False
+    request_hash: str = ""
+
+
+@dataclass(slots=True)
+class Visitor:
+    """One person's turn on one device: [started_at, ended_at) of its time line.
+
+    `home` is the profile the turn points at: its own (`visitor_id`) while nobody is known, else the claimed identity's.
+    """
+
+    visitor_id: int
+    device_id: int
+    started_at: int = BEGINNING
+    ended_at: int = FOREVER
+    claim: Key | None = None
+    home: int = 0
+    proof: Proof | None = None
+    tentative: bool = False
+    claim_seq: int = 0
+    first_seen: int | None = None
+    last_seen: int | None = None
+    events: int = 0
+    erased: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether somebody firmly holds this turn."""
+        return self.claim is not None and not self.tentative
+
+
+@dataclass(slots=True)
+class Identity:
+    """A value that names a profile. `server_device` is the pseudo-device of its server-side traffic, 0 for none."""
+
+    key: Key
+    home: int
+    proof: Proof
+    since: int
+    server_device: int = 0
+
+
+@dataclass(slots=True)
+class Erasure:
+    """A stretch of a device's time line whose person was deleted; `next_visitor_id` follows it if it was open."""
+
+    started_at: int
+    ended_at: int
+    next_visitor_id: int = 0
+
+
+@dataclass(slots=True)
+class Device:
+    """One browser, or the pseudo-device of an identity's server-side traffic. `complete`: all its facts are loaded."""
+
+    device_id: int
+    server: bool = False
+    created_at: int = 0
+    clock_offset: int = 0
+    context: str | None = None
+    erasures: list[Erasure] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    turns: list[Visitor] = field(default_factory=list)
+    complete: bool = False
+
+
+@dataclass(slots=True)
+class Profile:
+    """One person as a row: `root` is the profile it resolves to, its own id unless it was merged away."""
+
+    profile_id: int
+    root: int
+    live: bool = False
+    primary: Key | None = None
+
+
+@dataclass(slots=True)
+class Event:
+    """Something that happened on a device; never changed afterwards."""
+
+    event_id: int
+    device_id: int
+    message_id: str
+    name: str
+    data: bytes
+    occurred_at: int
+    received_at: int
+    extras: bytes | None = None
+    page: bytes | None = None
+    clamped: bool = False
+
+
+@dataclass(slots=True)
+class Write:
+    """A property, tag or subscription fact: `kind` is set, once, tag or subscription. `value` is JSON; null clears."""
+
+    device_id: int
+    kind: str
+    key: str
+    at: int
+    op_id: str
+    value: str
+
+
+@dataclass(slots=True)
+class IdentityError:
+    """A refused or doubtful identity fact. Shown while `home` and `other` are different profiles (or `other` is 0)."""
+
+    code: str
+    op_id: str
+    at: int
+    home: int
+    device_id: int
+    message: str
+    other: int = 0
+    subject: str = ""

@@ -1,0 +1,62 @@
+"""GET /r/<token>: the way of an email link through the gateway's own host, which no client strips.
+
+Where it leads is fixed in the signed token, so it is no open redirect. It identifies nobody: scanners open links too.
+It leaves the token in a cookie, and the first commands of a page that a person really sees confirm it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.context import Gateway
+from gateway.cookies import PENDING_LINK
+from gateway.errors import BadToken, GatewayError, NotFound
+from gateway.links import check_target
+from gateway.signing import read_link_token
+from gateway.web import error_answer
+
+PENDING_SECONDS = 600
+
+
+def routes(gateway: Gateway) -> list[BaseRoute]:
+    """The redirect."""
+
+    async def follow(request: Request) -> Response:
+        try:
+            token = request.path_params["token"]
+            return await redirect(gateway, token, secure=request.url.scheme == "https", look=is_look(request))
+        except GatewayError as error:
+            return error_answer(error)
+
+    return [Route("/r/{token}", follow, methods=["GET"])]
+
+
+def is_look(request: Request) -> bool:
+    """Whether this is a machine having a look, not a person following a link."""
+    return request.method == "HEAD" or "prefetch" in request.headers.get("sec-purpose", "").lower()
+
+
+async def redirect(gateway: Gateway, token: str, *, secure: bool, look: bool) -> Response:
+    """Leads to the target in the token. Raises NotFound for a token that is not ours or has expired."""
+    try:
+        link = read_link_token(gateway.signer, token, time.time())
+    except BadToken as error:
+        raise NotFound("this link does not work", "ask for a new one: it was changed, cut, or has expired") from error
+    site = next((s for s in await gateway.sites.all() if s.site_id == link.site_id), None)
+    if site is None or not link.url:
+        raise NotFound("this link does not work", "its site is gone")
+    headers = {
+        "Location": check_target(link.url, site),
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "no-referrer",
+        "X-Robots-Tag": "noindex",
+    }
+    response = Response(status_code=302, headers=headers)
+    if not look:
+        attributes = f"Path=/; Max-Age={PENDING_SECONDS}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
+        response.headers.append("Set-Cookie", f"{PENDING_LINK}={token}; {attributes}")
+    return response

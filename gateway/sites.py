@@ -1,0 +1,86 @@
+"""The sites of this gateway: made, listed, and found by their keys without asking the database for each request."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from typing import Any
+
+from gateway.errors import BadRequest, Forbidden, Unauthorized
+from gateway.model import Site, now
+from gateway.signing import new_secret, same
+from gateway.store.base import Store
+
+FRESH_SECONDS = 2.0
+TRUST = ("guarded", "strict", "open")
+
+
+class Sites:
+    """All sites, read again from the database when they may have changed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sites: list[Site] = []
+        self._by_api_key: dict[str, Site] = {}
+        self._read_at = 0.0
+
+    async def all(self, *, fresh: bool = False) -> list[Site]:
+        """All sites, at most two seconds old, or read now."""
+        if fresh or time.monotonic() - self._read_at > FRESH_SECONDS:
+            self._sites = await self._store.sites()
+            self._by_api_key = {s.api_key: s for s in self._sites}
+            self._read_at = time.monotonic()
+        return self._sites
+
+    async def by_api_key(self, api_key: str) -> Site:
+        """The site with this public key. Raises Forbidden if there is none."""
+        await self.all()
+        if api_key not in self._by_api_key:
+            await self.all(fresh=True)
+        site = self._by_api_key.get(api_key)
+        if site is None:
+            raise Forbidden("no site has this key", "take api_key from `gateway site list`", code="unknown_key")
+        return site
+
+    async def by_secret(self, secret: str) -> Site:
+        """The site with this secret key. Raises Unauthorized if there is none."""
+        for fresh in (False, True):
+            for site in await self.all(fresh=fresh):
+                if any(same(key, secret) for key in site.secret_keys):
+                    return site
+        raise Unauthorized("this secret key belongs to no site", "send Authorization: Bearer SECRET_KEY")
+
+    async def by_name(self, name: str) -> Site | None:
+        """The site called `name`."""
+        return next((s for s in await self.all(fresh=True) if s.name == name), None)
+
+    async def save(self, site: Site) -> Site:
+        """Keeps a site and what it is set to."""
+        await self._store.save_site(site)
+        self._read_at = 0.0
+        return site
+
+    async def create(self, name: str, site_id: int, *, origins: list[str], trust: str = "guarded", **more: Any) -> Site:
+        """Makes a site with two new keys. Raises BadRequest for a name that is taken or a setting that is unknown."""
+        if not name.strip() or len(name) > 100:
+            raise BadRequest("a site needs a name of 1 to 100 characters")
+        if await self.by_name(name):
+            raise BadRequest(f"there is a site {name!r} already", "choose another name, or use it: gateway site list")
+        if trust not in TRUST:
+            raise BadRequest(f"trust cannot be {trust!r}", f"use one of {', '.join(TRUST)}")
+        settings = {"origins": [check_origin(o) for o in origins], "trust": trust, **more}
+        return await self.save(Site(site_id, name, secrets.token_hex(20), [new_secret()], settings, now()))
+
+
+def check_origin(origin: str) -> str:
+    """An origin as browsers send it. Raises BadRequest for anything else, with the form it should have."""
+    scheme, _, rest = origin.rstrip("/").partition("://")
+    if scheme not in ("http", "https") or not rest or "/" in rest or "@" in rest or "*" in rest:
+        raise BadRequest(f"{origin!r} is not an origin", "write it as https://www.shop.example")
+    return f"{scheme}://{rest}".lower()
+
+
+def auth_token(site: Site) -> str:
+    """The token that clients of Vero's server API use: both keys in base64."""
+    return base64.b64encode(f"{site.api_key}:{site.secret_keys[-1]}".encode()).decode()

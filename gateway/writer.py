@@ -1,0 +1,121 @@
+"""Group commit: requests that wait together share one transaction, and each is answered only after its commit.
+
+One group is under way at a time; what arrives meanwhile is the next. There is no timer: alone, a request is committed
+at once; under load the groups grow by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.errors import GatewayError, Unavailable
+from gateway.identity.decide import Answer
+from gateway.identity.engine import Done, Engine, Reply, Request
+from gateway.identity.requests import Batch, Operation, ServerBatch
+from gateway.store.base import Store
+
+log = logging.getLogger("gateway.writer")
+
+MAX_GROUP = 500
+MAX_WAITING = 20_000
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request and who waits for its answer."""
+
+    request: Request
+    answer: asyncio.Future[Reply] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Writer:
+    """The one place that writes. `listeners` are called after each commit with what was committed."""
+
+    def __init__(self, store: Store, engine: Engine) -> None:
+        self.store = store
+        self.engine = engine
+        self.listeners: list[Callable[[Request, Reply], None]] = []
+        self._queue: deque[Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        """Begins to work; needs a running event loop."""
+        self._task = asyncio.create_task(self._work(), name="writer")
+
+    async def close(self) -> None:
+        """Takes nothing more, commits what waits, and ends."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    async def commands(self, batch: Batch | ServerBatch) -> Done:
+        """Makes a batch durable. Raises Unavailable if that is not possible now."""
+        reply = await self._submit(batch)
+        assert isinstance(reply, Done)
+        return reply
+
+    async def operation(self, operation: Operation) -> Answer:
+        """Carries out one operation. Raises NotFound, Conflict, Unavailable."""
+        reply = await self._submit(operation)
+        assert isinstance(reply, Answer)
+        return reply
+
+    async def _submit(self, request: Request) -> Reply:
+        if self._closing:
+            raise Unavailable("the gateway is shutting down", "send the same request again")
+        if len(self._queue) >= MAX_WAITING:
+            raise Unavailable("too many requests are waiting", "slow down and send the same request again")
+        waiting = Waiting(request)
+        self._queue.append(waiting)
+        self._wake.set()
+        return await waiting.answer
+
+    async def _work(self) -> None:
+        while self._queue or not self._closing:
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            await self._commit(self._take())
+
+    def _take(self) -> list[Waiting]:
+        """The next group: an operation alone, or all batches up to the next operation."""
+        group = [self._queue.popleft()]
+        while not isinstance(group[0].request, Operation) and self._queue and len(group) < MAX_GROUP:
+            if isinstance(self._queue[0].request, Operation):
+                break
+            group.append(self._queue.popleft())
+        return group
+
+    async def _commit(self, group: list[Waiting]) -> None:
+        try:
+            async with self.store.transaction() as tx:
+                replies = await self.engine.run(tx, [w.request for w in group])
+        except GatewayError as error:
+            self._refuse(group, error)
+        except Exception:
+            if len(group) > 1:  # one bad request must not cost its neighbours: each again on its own
+                for waiting in group:
+                    await self._commit([waiting])
+                return
+            log.exception("a request could not be decided")
+            self._refuse(group, Unavailable("this request could not be stored", "the log says why", retry_after=60))
+        else:
+            for waiting, reply in zip(group, replies, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(reply)
+                for listener in self.listeners:
+                    listener(waiting.request, reply)
+
+    @staticmethod
+    def _refuse(group: list[Waiting], error: GatewayError) -> None:
+        for waiting in group:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(error)
