@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from gateway import ingest, redirect, snippet
+from gateway import dialects, ingest, redirect, snippet
 from gateway.api import docs, native
 from gateway.context import Gateway
 from gateway.demo import backend, shop
@@ -84,6 +84,7 @@ def health_routes(gateway: Gateway) -> list[BaseRoute]:
 def routes(gateway: Gateway) -> list[BaseRoute]:
     """Every front door."""
     doors = (ingest.routes(gateway), native.routes(gateway), redirect.routes(gateway), health_routes(gateway))
+    doors += (dialects.routes(gateway),)
     return [route for door in (*doors, docs.routes(), snippet.routes()) for route in door]
 
 

@@ -283,6 +283,8 @@ class Decider:
             if world.primary(target.home) == new:
                 return self._inert(op, "reidentify", "noop", [new, old], node=target.home)
             fact.outcome, fact.detail = "noop", {"target": target.home, "primary": list(new)}
+        elif source and op.proof < Proof.VERIFIED:
+            return self._hold(op, fact)
         elif target and source:
             if refused := self._refusal(fact, target.home, source.home, force=False):
                 return refused
@@ -294,6 +296,15 @@ class Decider:
             fact.outcome = self._pin_join(fact, "renamed" if source else "reserved")
         self._record(fact)
         return Answer(op.op_id, fact.outcome, fact.homes[0])
+
+    def _hold(self, op: Op, fact: Fact) -> Answer:
+        """Keeps a reidentify that nobody proved for an operator, once."""
+        if self._pending(fact):
+            return self._inert(op, "reidentify", "held", fact.identities, node=fact.homes[0])
+        fact.outcome = "held"
+        self._record(fact)
+        self._explain(fact, "held", fact.homes, None)
+        return Answer(op.op_id, "held", fact.homes[0])
 
     def merge(
         self, op: Op, target: int, source: int, names: Sequence[Key | None] = (None, None), *, force: bool = False

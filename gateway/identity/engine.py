@@ -467,7 +467,8 @@ class BatchRun(Run):
                 if identity is None or not identity.server_device:
                     nodes |= {identity.home} if identity else set()
                 else:
-                    devices |= {identity.server_device} if self._changes(batch, identity.server_device) else set()
+                    upgrade = identity.proof < batch.proof or self._changes(batch, identity.server_device)
+                    devices |= {identity.server_device} if upgrade else set()
                 continue
             if batch.other_device and batch.other_device != batch.device_id:
                 devices |= {batch.device_id, batch.other_device}
@@ -526,7 +527,7 @@ class BatchRun(Run):
         fresh = [c for c in batch.commands if self._time(c.sent_at, batch.received_at)[0] > deleted]
         if not fresh:
             return Done(0, ["noop" for _ in batch.commands])
-        device = self._server_device(batch.key, batch.received_at, batch.actor, Proof.SERVER)
+        device = self._server_device(batch.key, batch.received_at, batch.actor, batch.proof)
         done = Done(device.device_id)
         for n, command in enumerate(batch.commands):
             at, clamped = self._time(command.sent_at + min(n, 999), batch.received_at)
@@ -702,7 +703,7 @@ class OperationRun(Run):
                     raise Conflict(message, "send a new op_id", code="op_id_conflict")
                 return Answer(fact.op_id, fact.outcome, next(iter(fact.homes), 0), {"repeated": True})
         op_id = operation.op_id or f"{operation.kind}-{self.new_id()}"
-        op = Op(op_id, self.now, operation.actor, Proof.SERVER, 0, fingerprint, operation.reason)
+        op = Op(op_id, self.now, operation.actor, operation.proof, 0, fingerprint, operation.reason)
         answer = await getattr(self, f"_{operation.kind}")(op)
         if not operation.dry_run and operation.kind != "preview":
             await self.save()

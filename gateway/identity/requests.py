@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
 from gateway.model import Key, Proof, Site
 
 
@@ -107,13 +105,17 @@ class Batch:
 
 @dataclass(slots=True)
 class ServerBatch:
-    """Commands of a server about one identity; they are kept on that identity's server visitor."""
+    """Commands about one identity without a browser; they are kept on that identity's server visitor.
+
+    `proof` is `server` with the secret key and `claimed` with the public key alone.
+    """
 
     site: Site
     key: Key
     commands: list[Command]
     received_at: int
     actor: str = "server"
+    proof: Proof = Proof.SERVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ class Person:
 class Operation:
     """One operation of an API.
 
-    `kind` is reidentify, merge, preview, demerge, unlink, delete, undo, approve or reject.
+    `kind` is reidentify, merge, preview, demerge, unlink, delete, undo, approve or reject. With proof `claimed` (the
+    public key alone) a reidentify brings nothing along that anybody could miss.
     """
 
     site: Site
@@ -148,4 +151,4 @@ class Operation:
     reason: str | None = None
     actor: str = "server"
     blocked: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    proof: Proof = Proof.SERVER

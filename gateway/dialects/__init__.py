@@ -1,0 +1,12 @@
+"""Other products' server APIs over the one engine. Each dialect is thin: their shape in, the same engine, their words out."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute
+
+from gateway.context import Gateway
+
+
+def routes(gateway: Gateway) -> list[BaseRoute]:
+    """The routes of every dialect."""
+    return []
