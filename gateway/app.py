@@ -83,9 +83,16 @@ def health_routes(gateway: Gateway) -> list[BaseRoute]:
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
     """Every front door."""
-    doors = (ingest.routes(gateway), native.routes(gateway), redirect.routes(gateway), health_routes(gateway))
-    doors += (dialects.routes(gateway),)
-    return [route for door in (*doors, docs.routes(), snippet.routes()) for route in door]
+    doors: list[list[BaseRoute]] = [
+        ingest.routes(gateway),
+        native.routes(gateway),
+        dialects.routes(gateway),
+        redirect.routes(gateway),
+        health_routes(gateway),
+        docs.routes(),
+        list(snippet.routes()),
+    ]
+    return [route for door in doors for route in door]
 
 
 def make_app(gateway: Gateway, extra: list[BaseRoute] | None = None) -> Starlette:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.errors import GatewayError, Unavailable
+from gateway.identity.batches import Done
 from gateway.identity.decide import Answer
-from gateway.identity.engine import Done, Engine, Reply, Request
+from gateway.identity.engine import Engine, Reply, Request
 from gateway.identity.requests import Batch, Operation, ServerBatch
 from gateway.store.base import Store
 

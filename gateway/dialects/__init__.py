@@ -1,4 +1,4 @@
-"""Other products' server APIs over the one engine. Each dialect is thin: their shape in, the same engine, their words out."""
+"""Other products' server APIs over the one engine: their shape in, the same engine, their words out."""
 
 from __future__ import annotations
 

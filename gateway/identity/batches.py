@@ -1,0 +1,343 @@
+"""Decides commands: waves of batches on one loaded world, device by device, in device time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from gateway.identity import rules
+from gateway.identity.decide import Answer, Op, value_hash
+from gateway.identity.requests import (
+    Batch,
+    Command,
+    Context,
+    Link,
+    Login,
+    Logout,
+    Refused,
+    Reidentify,
+    ServerBatch,
+    Track,
+    Writes,
+)
+from gateway.identity.save import Run
+from gateway.model import (
+    Device,
+    Event,
+    Fact,
+    IdentityError,
+    Key,
+    Proof,
+    Site,
+    Write,
+)
+from gateway.store.base import Transaction
+
+MAX_PAST = 7 * 24 * 3600 * 1_000_000
+MAX_FUTURE = 5 * 60 * 1_000_000
+CLOCK_TOLERANCE = 10 * 1_000_000
+
+
+@dataclass(slots=True)
+class Done:
+    """The answer to a batch: the device it was kept on and the outcome of each command, in order."""
+
+    device_id: int
+    outcomes: list[str] = field(default_factory=list)
+
+
+class BatchRun(Run):
+    """Decides a wave of batches on one world."""
+
+    def __init__(self, tx: Transaction, site: Site, new_id: Callable[[], int]) -> None:
+        super().__init__(tx, site, new_id)
+        self.recorded: dict[tuple[int, str], Fact] = {}
+        self.tombstones: dict[Key, int] = {}
+        self.cleared: list[tuple[set[int], str, int, str]] = []
+        self.revived: set[int] = set()
+
+    async def run(self, batches: Sequence[Batch | ServerBatch]) -> list[Done]:
+        """Loads what the batches name, decides command by command, saves; one reply per batch."""
+        self.last_seq = await self.tx.last_seq(self.site.site_id)
+        await self._find_devices([b for b in batches if isinstance(b, Batch)])
+        since = min((self._earliest(b) for b in batches), default=0)
+        loader = self.loader
+        ids = {i for b in batches if isinstance(b, Batch) for i in (b.device_id, b.other_device)}
+        await loader.devices(ids, since)
+        keys = {k for b in batches for c in b.commands for k in self._keys(c)}
+        await loader.identities(keys | {b.key for b in batches if isinstance(b, ServerBatch)})
+        servers = {i.server_device for i in self.world.identities.values()}
+        await loader.devices(servers, since)
+        self._new_devices(batches, ids)
+        self.tombstones = await self._deleted(batches, keys)
+        op_ids = {c.op_id for b in batches for c in b.commands if not isinstance(c, (Track, Writes, Context))}
+        facts = await self.tx.recorded(self.site.site_id, op_ids) if op_ids else []
+        self.recorded = {(f.device_id, f.op_id): f for f in facts}
+        await self._deepen(batches)
+        replies: list[Done] = [self._decide(b) for b in batches]
+        await self.save()
+        return replies
+
+    async def _find_devices(self, batches: Sequence[Batch]) -> None:
+        """Finds the device of browsers that show no token: by a message they sent before, else a new one."""
+        unknown = [b for b in batches if not b.device_id and b.commands]
+        ids = {c.op_id for b in unknown for c in b.commands}
+        births = await self.tx.births(self.site.site_id, ids) if ids else {}
+        for batch in unknown:
+            found = [births[c.op_id] for c in batch.commands if c.op_id in births]
+            batch.device_id = found[0] if found else self.new_id()
+            if not found:
+                first = min(c.op_id for c in batch.commands)
+                births[first] = batch.device_id
+                self.births.append((first, batch.device_id))
+
+    def _earliest(self, batch: Batch | ServerBatch) -> int:
+        return batch.received_at - MAX_PAST - 1
+
+    def _keys(self, command: Command) -> list[Key]:
+        if isinstance(command, Login):
+            return [k for k in (command.key, *command.aliases) if k]
+        if isinstance(command, Link):
+            return [command.key] if command.key else []
+        if isinstance(command, Reidentify):
+            return [k for k in (command.new, command.old) if k]
+        return [command.target] if isinstance(command, Writes) and command.target else []
+
+    def _new_devices(self, batches: Sequence[Batch | ServerBatch], ids: set[int]) -> None:
+        for device_id in ids - {0} - self.world.devices.keys():
+            self.world.add_device(Device(device_id, created_at=self.now), new=True)
+            self.devices_changed.add(device_id)
+
+    async def _deleted(self, batches: Sequence[Batch | ServerBatch], keys: set[Key]) -> dict[Key, int]:
+        keys = keys | {b.key for b in batches if isinstance(b, ServerBatch)}
+        if not keys:
+            return {}
+        hashes = {value_hash(self.site.site_id, k): k for k in keys}
+        found = await self.tx.tombstones(self.site.site_id, list(hashes))
+        return {hashes[h]: at for h, at in found.items()}
+
+    async def _deepen(self, batches: Sequence[Batch | ServerBatch]) -> None:
+        """Loads the profiles around everything whose identity may change in this wave."""
+        loader, world = self.loader, self.world
+        devices: set[int] = set()
+        nodes: set[int] = set()
+        for batch in batches:
+            if isinstance(batch, ServerBatch):
+                identity = world.identities.get(batch.key)
+                if identity is None or not identity.server_device:
+                    nodes |= {identity.home} if identity else set()
+                else:
+                    upgrade = identity.proof < batch.proof or self._changes(batch, identity.server_device)
+                    devices |= {identity.server_device} if upgrade else set()
+                continue
+            if batch.other_device and batch.other_device != batch.device_id:
+                devices |= {batch.device_id, batch.other_device}
+            if self._changes(batch, batch.device_id):
+                devices.add(batch.device_id)
+                keys = {k for c in batch.commands for k in self._keys(c)}
+                nodes |= {world.identities[k].home for k in keys if k in world.identities}
+            for command in batch.commands:
+                if isinstance(command, Writes) and command.target in world.identities:
+                    identity = world.identities[command.target]
+                    nodes |= {identity.home} if not identity.server_device else set()
+        await loader.complete(devices)
+        await loader.components(nodes)
+        tokens = {c.token for b in batches for c in b.commands if isinstance(c, Link) and c.token}
+        await loader.tokens(tokens)
+        crowd = {d for t in tokens if len(world.tokens[t]) >= self.site.token_cap for d in world.tokens[t]}
+        if crowd:
+            await loader.devices(crowd, -1)
+            await loader.complete(crowd)
+
+    def _changes(self, batch: Batch | ServerBatch, device_id: int) -> bool:
+        """Whether a batch may change who is who: it holds an identity command that is not a plain repetition."""
+        device = self.world.devices[device_id]
+        for command in batch.commands:
+            if isinstance(command, (Link, Logout, Reidentify)):
+                return True
+            if isinstance(command, (Login, Writes)) and any(row[2] == "null" for row in command.rows):
+                return True
+            if isinstance(command, Login) and command.key:
+                identity = self.world.identities.get(command.key)
+                turn = rules.turn_at(device.turns, command.sent_at + device.clock_offset)
+                settled = turn is not None and identity is not None and turn.known and turn.home == identity.home
+                if not settled or command.aliases or command.proof > Proof.CLAIMED:
+                    return True
+        return False
+
+    # --- deciding -----------------------------------------------------------------------------------------------
+
+    def _decide(self, batch: Batch | ServerBatch) -> Done:
+        if isinstance(batch, ServerBatch):
+            return self._decide_server(batch)
+        device = self.world.devices[batch.device_id]
+        offset = self._offset(device, batch)
+        if batch.other_device and batch.other_device != batch.device_id:
+            op = Op(f"join-{self.new_id()}", batch.received_at, "page", Proof.CLAIMED, device.device_id)
+            self.decider.join_devices(op, batch.other_device)
+        done = Done(batch.device_id)
+        for n, command in enumerate(batch.commands):
+            at, clamped = self._time(command.sent_at + offset + min(n, 999), batch.received_at)
+            done.outcomes.append(self._command(batch, device, command, at, clamped))
+        return done
+
+    def _decide_server(self, batch: ServerBatch) -> Done:
+        """Keeps what a server says about an identity on the identity's own pseudo-device."""
+        deleted = self.tombstones.get(batch.key, -1)
+        fresh = [c for c in batch.commands if self._time(c.sent_at, batch.received_at)[0] > deleted]
+        if not fresh:
+            return Done(0, ["noop" for _ in batch.commands])
+        device = self._server_device(batch.key, batch.received_at, batch.actor, batch.proof)
+        done = Done(device.device_id)
+        for n, command in enumerate(batch.commands):
+            at, clamped = self._time(command.sent_at + min(n, 999), batch.received_at)
+            old = at <= deleted
+            done.outcomes.append("noop" if old else self._command(batch, device, command, at, clamped))
+        return done
+
+    def _server_device(self, key: Key, at: int, actor: str, proof: Proof) -> Device:
+        identity = self.world.identities.get(key)
+        if identity is not None and identity.server_device and identity.server_device in self.world.devices:
+            device = self.world.devices[identity.server_device]
+            if identity.proof < proof and device.complete:
+                self.decider.login(Op(f"server-{self.new_id()}", at, actor, proof, device.device_id), key)
+            return device
+        device = self.world.add_device(Device(self.new_id(), server=True, created_at=self.now), new=True)
+        self.devices_changed.add(device.device_id)
+        self.decider.login(Op(f"server-{self.new_id()}", at, actor, proof, device.device_id), key)
+        return device
+
+    def _offset(self, device: Device, batch: Batch) -> int:
+        """The correction of the browser's clock: kept as it is until it is clearly wrong, so that order is kept."""
+        if batch.measured is not None and abs(batch.measured - device.clock_offset) > CLOCK_TOLERANCE:
+            device.clock_offset = batch.measured if abs(batch.measured) > CLOCK_TOLERANCE else 0
+            self.devices_changed.add(device.device_id)
+        return device.clock_offset
+
+    @staticmethod
+    def _time(at: int, received_at: int) -> tuple[int, bool]:
+        clamped = min(max(at, received_at - MAX_PAST), received_at + MAX_FUTURE)
+        return clamped, clamped != at
+
+    def _command(self, batch: Batch | ServerBatch, device: Device, command: Command, at: int, clamped: bool) -> str:
+        turn = rules.turn_at(device.turns, at)
+        if any(e.started_at <= at < e.ended_at for e in device.erasures) and turn is None:
+            return "noop"
+        if any(at <= self.tombstones.get(k, -1) for k in self._keys(command)):
+            return "noop"
+        outcome = "accepted"
+        if isinstance(command, Track):
+            self._event(batch, device, command, at, clamped)
+        elif isinstance(command, Writes):
+            self._write(batch, device, command, at)
+        elif isinstance(command, Context):
+            if device.context != command.data:
+                device.context = command.data
+                self.devices_changed.add(device.device_id)
+        else:
+            outcome = self._identity_command(batch, device, command, at)
+        self._seen(device, at - 1 if isinstance(command, Logout) else at)
+        return outcome
+
+    def _identity_command(self, batch: Batch | ServerBatch, device: Device, command: Command, at: int) -> str:
+        decider = self.decider
+        kind = type(command).__name__.lower()
+        proof = getattr(command, "proof", Proof.CLAIMED)
+        op = Op(command.op_id, at, batch.actor, proof, device.device_id, command.fingerprint)
+        recorded = self.recorded.get((device.device_id, command.op_id))
+        if recorded is not None:
+            same = recorded.request_hash in ("", command.fingerprint)
+            return recorded.outcome if same else "op_id_conflict"
+        before = len(decider.facts)
+        answer = self._answer(op, kind, device, command, at)
+        for fact in decider.facts[before:]:
+            self.recorded[fact.device_id, fact.op_id] = fact
+        if isinstance(command, Login):
+            for n, row in enumerate(command.rows):
+                self._put(device, row, at, command.op_id, n)
+        return answer.outcome
+
+    def _answer(self, op: Op, kind: str, device: Device, command: Command, at: int) -> Answer:
+        decider = self.decider
+        if isinstance(command, Login):
+            if command.key is None:
+                return decider.blocked(op, kind, command.blocked or "no id was given")
+            answer = decider.login(op, command.key, wait=command.wait, aliases=command.aliases)
+            for n, alias in enumerate(command.aliases):
+                again = Op(f"{op.op_id}:{n}", at, op.actor, op.proof, op.device_id)
+                decider.page_reidentify(again, command.key, alias)
+            return answer
+        if isinstance(command, Link):
+            if command.key is None:
+                return decider.blocked(op, kind, command.blocked or "the link names nobody")
+            return decider.link(op, command.key, command.token)
+        if isinstance(command, Reidentify):
+            if command.new is None:
+                return decider.blocked(op, kind, command.blocked_new or "no new id was given")
+            return decider.page_reidentify(op, command.new, command.old, blocked=command.blocked_old)
+        if isinstance(command, Refused):
+            turn = rules.turn_at(device.turns, at)
+            error = IdentityError(
+                command.code, op.op_id, at, turn.home if turn else 0, device.device_id, command.message
+            )
+            decider.errors.append(error)
+            return Answer(op.op_id, "noop")
+        return decider.logout(op)
+
+    def _event(self, batch: Batch | ServerBatch, device: Device, command: Track, at: int, clamped: bool) -> None:
+        what = (self.new_id(), device.device_id, command.op_id, command.name, command.data)
+        self.events.append(Event(*what, at, batch.received_at, command.extras, command.page, clamped))
+
+    def _write(self, batch: Batch | ServerBatch, device: Device, command: Writes, at: int) -> None:
+        if command.target is not None:
+            identity = self.world.identities.get(command.target)
+            turn = rules.turn_at(device.turns, at)
+            mine = identity and turn and self.world.root(identity.home) == self.world.root(turn.home)
+            if not mine:
+                # Anybody may unsubscribe anybody, as a link in an email does; the rest takes more than a public key.
+                if not all(row[0] == "subscription" and row[2] == "false" for row in command.rows):
+                    return
+                device = self._server_device(command.target, batch.received_at, batch.actor, Proof.CLAIMED)
+                self._seen(device, at)
+        for n, row in enumerate(command.rows):
+            self._put(device, row, at, command.op_id, n)
+
+    def _put(self, device: Device, row: tuple[str, str, str], at: int, op_id: str, n: int) -> None:
+        kind, key, value = row
+        if value == "null" and kind in ("set", "once"):
+            turn = rules.turn_at(device.turns, at)
+            around = {v.device_id for v in self.world.visitors(turn.home)} if turn else set()
+            self.cleared.append((around | {device.device_id}, key, at, op_id))
+            return
+        self.writes.append(Write(device.device_id, kind, key, at, op_id, value))
+
+    async def _collapse(self) -> tuple[list[Write], list[Write]]:
+        for devices, key, at, op_id in self.cleared:
+            stored = await self.tx.writes(self.site.site_id, devices, [key])
+            holding = {w.device_id for w in [*stored, *self.writes] if w.key == key and w.device_id in devices}
+            self.writes += [Write(d, "set", key, at, op_id, "null") for d in sorted(holding)]
+        return await super()._collapse()
+
+    def _seen(self, device: Device, at: int) -> None:
+        """Something landed in the visitor that covers `at`: from the first time on the profile is there to be seen."""
+        turn = rules.turn_at(device.turns, at)
+        if turn is None:
+            return
+        if turn.first_seen is None:
+            if device.complete:
+                self.world.touched.add(turn.home)
+            else:
+                self.revived.add(turn.home)
+        turn.first_seen = min(turn.first_seen or at, at)
+        turn.last_seen = max(turn.last_seen or at, at)
+
+    async def save(self) -> None:
+        """A visitor that was never seen before makes its profile live."""
+        revived = {n for n in self.revived if not self._is_live(n)}
+        await self.loader.components(revived)
+        self.world.touched |= revived
+        await super().save()
+
+    def _is_live(self, node: int) -> bool:
+        row = self.loader.profile_rows.get(self.world.root(node))
+        return row is not None and row.live

@@ -1,0 +1,162 @@
+"""Loads the parts of a site that a decision needs, in set queries, and remembers the rows as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.identity.ledger import World
+from gateway.model import (
+    Fact,
+    Identity,
+    Key,
+    Profile,
+    Site,
+    Visitor,
+)
+from gateway.store.base import Transaction
+
+MANY_TURNS = 200
+
+
+class Loader:
+    """Loads parts of a site into a world, each only once, and remembers the rows as they were."""
+
+    def __init__(self, tx: Transaction, site: Site) -> None:
+        self.tx = tx
+        self.site_id = site.site_id
+        self.world = World(site)
+        self.visitor_rows: dict[int, Visitor] = {}
+        self.identity_rows: dict[Key, Identity] = {}
+        self.profile_rows: dict[int, Profile] = {}
+        self.flags: dict[int, int] = {}
+        self.facts: dict[int, Fact] = {}
+        self.grouped: set[int] = set()
+        self.missing: set[Key] = set()
+
+    async def devices(self, ids: Iterable[int], since: int) -> None:
+        """Devices with their visitors that ended after `since`, and what these point at."""
+        wanted = {i for i in ids if i and i not in self.world.devices}
+        if not wanted:
+            return
+        for device in await self.tx.devices(self.site_id, wanted):
+            self.world.add_device(device)
+        await self._visitors(await self.tx.visitors_on(self.site_id, wanted, since))
+        homes = {v.home for i in wanted & self.world.devices.keys() for v in self.world.devices[i].turns}
+        await self._profiles(homes)
+
+    async def identities(self, keys: Iterable[Key]) -> None:
+        """Identities by name, and the profiles they belong to."""
+        wanted = {k for k in keys if k not in self.world.identities and k not in self.missing}
+        if not wanted:
+            return
+        found = await self.tx.identities_named(self.site_id, wanted)
+        self.missing |= wanted - {i.key for i in found}
+        self._identities(found)
+        await self._profiles({i.home for i in found})
+
+    async def components(self, nodes: Iterable[int]) -> None:
+        """Everything that decides about the profiles of the given ids: members, visitors, identities, merges."""
+        nodes = [n for n in nodes if n]
+        await self._profiles({n for n in nodes if n not in self.profile_rows})
+        roots = {self.profile_rows[n].root for n in nodes if n in self.profile_rows} - self.grouped
+        if not roots:
+            return
+        self.grouped |= roots
+        world = self.world
+        members = await self.tx.members(self.site_id, roots)
+        for profile in members:
+            self._profile(profile)
+        ids = {p.profile_id for p in members}
+        self._identities(await self.tx.identities_at(self.site_id, ids))
+        visitors = await self.tx.visitors_at(self.site_id, ids)
+        new = {v.device_id for v in visitors if v.device_id not in world.devices}
+        for device in await self.tx.devices(self.site_id, new) if new else ():
+            world.add_device(device)
+        await self._visitors(visitors)
+        await self._graph(ids)
+
+    async def _graph(self, nodes: set[int]) -> None:
+        world = self.world
+        facts = await self.tx.graph_facts(self.site_id, nodes)
+        for a, b in await self.tx.exclusions(self.site_id, nodes):
+            world.exclusions[a].add(b)
+            world.exclusions[b].add(a)
+        exclusions = {n: set(s) for n, s in world.exclusions.items()}
+        for fact in facts:
+            self.facts.setdefault(fact.seq, fact)
+            world.graph_facts.setdefault(fact.seq, self.facts[fact.seq])
+        world.edges.clear()
+        for seq in sorted(world.graph_facts):
+            world.fold_graph(world.graph_facts[seq])
+        world.exclusions.clear()
+        world.exclusions.update(exclusions)
+
+    async def complete(self, ids: Iterable[int]) -> None:
+        """Devices with all their visitors and facts, so that their time line can be cut again."""
+        wanted = {i for i in ids if i in self.world.devices and not self.world.devices[i].complete}
+        if not wanted:
+            return
+        world = self.world
+        await self._visitors(await self.tx.visitors_on(self.site_id, wanted, -1))
+        facts = await self.tx.device_facts(self.site_id, wanted)
+        await self.identities({k for f in facts for k in f.identities[:1] if k})
+        for fact in facts:
+            fact = self.facts.setdefault(fact.seq, fact)
+            self.flags[fact.seq] = fact.flags
+            for n, key in enumerate(fact.identities):
+                if key in world.identities and n < len(fact.homes):
+                    fact.homes[n] = world.identities[key].home
+            world.devices[fact.device_id].facts.append(fact)
+        tokens = {f.detail["token"] for f in facts if f.detail.get("token")}
+        await self.tokens(tokens)
+        for i in wanted:
+            world.devices[i].complete = True
+            world.devices[i].facts.sort(key=lambda f: (f.at, f.seq))
+        await self._graph_of_turns(wanted)
+
+    async def _graph_of_turns(self, ids: set[int]) -> None:
+        """Loads the profiles around the devices' visitors; of a device with very many, the recent ones."""
+        nodes: set[int] = set()
+        for i in ids:
+            for turn in self.world.devices[i].turns[-MANY_TURNS:]:
+                nodes |= {turn.home, turn.visitor_id}
+        await self.components(nodes)
+
+    async def tokens(self, tokens: Iterable[str]) -> None:
+        """Where link tokens were seen; what is past the cap is void."""
+        wanted = {t for t in tokens if t not in self.world.tokens}
+        if not wanted:
+            return
+        for token, device_id in await self.tx.tokens(self.site_id, wanted):
+            self.world.tokens[token].add(device_id)
+        cap = self.world.site.token_cap
+        self.world.void |= {t for t in wanted if len(self.world.tokens[t]) > cap}
+
+    async def _profiles(self, ids: Iterable[int]) -> None:
+        wanted = {i for i in ids if i not in self.profile_rows}
+        for profile in await self.tx.profiles(self.site_id, wanted) if wanted else ():
+            self._profile(profile)
+
+    def _profile(self, profile: Profile) -> None:
+        self.profile_rows.setdefault(profile.profile_id, profile)
+        self.world.add_node(profile.profile_id, profile.root)
+
+    def _identities(self, identities: Iterable[Identity]) -> None:
+        for identity in identities:
+            if identity.key not in self.world.identities:
+                i = identity
+                self.identity_rows[i.key] = Identity(i.key, i.home, i.proof, i.since, i.server_device)
+                self.world.identities[i.key] = i
+                self.world.named[i.home].add(i.key)
+
+    async def _visitors(self, visitors: Iterable[Visitor]) -> None:
+        for v in visitors:
+            if v.visitor_id in self.visitor_rows:
+                continue
+            self.visitor_rows[v.visitor_id] = Visitor(
+                v.visitor_id, v.device_id, v.started_at, v.ended_at, v.claim, v.home, v.proof, v.tentative,
+                v.claim_seq, v.first_seen, v.last_seen, v.events,
+            )  # fmt: skip
+            self.world.add_visitor(v)
+        for device in self.world.devices.values():
+            device.turns.sort(key=lambda t: (t.started_at, t.ended_at))

@@ -1,0 +1,177 @@
+"""Decides one operation of an API on a world of its own: merge, undo, demerge, delete and their kin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from gateway.errors import Conflict, NotFound
+from gateway.identity import rules
+from gateway.identity.decide import Answer, Op
+from gateway.identity.requests import (
+    Operation,
+    Person,
+)
+from gateway.identity.save import Run
+from gateway.model import (
+    FOREVER,
+    Fact,
+    Key,
+    Visitor,
+)
+from gateway.store.base import Transaction
+
+
+class OperationRun(Run):
+    """Decides one operation on a world of its own."""
+
+    def __init__(self, tx: Transaction, operation: Operation, new_id: Callable[[], int]) -> None:
+        super().__init__(tx, operation.site, new_id)
+        self.operation = operation
+
+    async def run(self) -> Answer:
+        """Loads, decides, saves. Raises NotFound for a missing person, Conflict for a stale plan."""
+        operation = self.operation
+        self.last_seq = await self.tx.last_seq(self.site.site_id)
+        people = [(p.key, p.profile_id, p.device_id) for p in operation.people]
+        fingerprint = rules.fingerprint(operation.kind, people, operation.of, operation.force, operation.blocked)
+        for fact in await self.tx.recorded(self.site.site_id, [operation.op_id]) if operation.op_id else []:
+            if fact.device_id == 0:
+                if fact.request_hash != fingerprint:
+                    message = f"operation id {operation.op_id!r} was used for another request"
+                    raise Conflict(message, "send a new op_id", code="op_id_conflict")
+                return Answer(fact.op_id, fact.outcome, next(iter(fact.homes), 0), {"repeated": True})
+        op_id = operation.op_id or f"{operation.kind}-{self.new_id()}"
+        op = Op(op_id, self.now, operation.actor, operation.proof, 0, fingerprint, operation.reason)
+        answer = await getattr(self, f"_{operation.kind}")(op)
+        if not operation.dry_run and operation.kind != "preview":
+            await self.save()
+        assert isinstance(answer, Answer)
+        return answer
+
+    async def _node(self, person: Person) -> int:
+        """The profile id a request means, loaded with everything around it; 0 if there is none."""
+        loader, world = self.loader, self.world
+        node = 0
+        if person.key is not None:
+            await loader.identities([person.key])
+            node = world.identities[person.key].home if person.key in world.identities else 0
+        elif person.profile_id is not None:
+            node = person.profile_id
+        elif person.device_id is not None:
+            await loader.devices([person.device_id], -1)
+            device = world.devices.get(person.device_id)
+            turn = rules.turn_at(device.turns, FOREVER - 1) if device else None
+            node = turn.home if turn else 0
+        await loader.components([node])
+        return node if node in world.roots and world.live(node) else 0
+
+    async def _pair(self) -> tuple[int, int]:
+        target, source = [await self._node(p) for p in self.operation.people]
+        missing = [str(p) for p, n in zip(self.operation.people, (target, source), strict=True) if not n]
+        if missing:
+            message = f"no profile for {' and '.join(missing)}"
+            raise NotFound(message, "the person must have been seen before; reidentify also takes ids never seen")
+        return target, source
+
+    async def _reidentify(self, op: Op) -> Answer:
+        if self.operation.blocked:
+            return self.decider.blocked(op, "reidentify", self.operation.blocked)
+        new, old = (p.key for p in self.operation.people)
+        assert new is not None
+        assert old is not None
+        await self.loader.identities([new, old])
+        homes = [self.world.identities[k].home for k in (new, old) if k in self.world.identities]
+        await self.loader.components(homes)
+        return self.decider.reidentify(op, new, old)
+
+    async def _merge(self, op: Op) -> Answer:
+        target, source = await self._pair()
+        if self.operation.plan_hash:
+            plan = self.decider.plan(target, source)
+            if plan["plan_hash"] != self.operation.plan_hash:
+                message = "the profiles changed since the preview"
+                raise Conflict(message, "ask for a new preview and send its plan_hash", code="stale_preview")
+        names = [p.key for p in self.operation.people]
+        return self.decider.merge(op, target, source, names, force=self.operation.force)
+
+    async def _preview(self, op: Op) -> Answer:
+        target, source = await self._pair()
+        plan = self.decider.plan(target, source)
+        return Answer(op.op_id, "noop", target, plan | {"target": target, "source": source})
+
+    async def _demerge(self, op: Op) -> Answer:
+        key = self.operation.people[0].key
+        assert key is not None
+        await self._complete([await self._node(self.operation.people[0])])
+        return self.decider.demerge(op, key)
+
+    async def _unlink(self, op: Op) -> Answer:
+        device_id = self.operation.people[0].device_id or 0
+        await self._complete([await self._node(self.operation.people[0])])
+        return self.decider.unlink(op, device_id)
+
+    async def _delete(self, op: Op) -> Answer:
+        node = await self._node(self.operation.people[0])
+        await self._complete([node])
+        nodes, devices = self.world.component(node), {v.device_id: v for v in self.world.visitors(node)}
+        facts = await self.tx.facts_about(self.site.site_id, nodes, list(devices)) if node else []
+        visitors = self.world.visitors(node)
+        keys = {i.key for i in self.world.identities_of(node)}
+        answer = self.decider.delete(op, node)
+        if answer.outcome == "deleted":
+            self._scrub(facts, nodes, visitors, keys)
+            self.devices_changed |= {v.device_id for v in visitors}
+        return answer
+
+    def _scrub(self, facts: Sequence[Fact], nodes: set[int], visitors: Sequence[Visitor], keys: set[Key]) -> None:
+        """Takes a deleted person's values out of the ledger; what is only about them no longer counts."""
+        stretches = [(v.device_id, v.started_at, v.ended_at) for v in visitors]
+        for fact in facts:
+            mine = any(d == fact.device_id and a <= fact.at < b for d, a, b in stretches)
+            homes = {h for h in fact.homes if h}
+            about = homes & nodes or any(k in keys for k in fact.identities)
+            if not mine and not about:
+                continue
+            fact.identities = [None if k in keys or k is None else k for k in fact.identities]
+            fact.reason = None
+            for name in ("primary", "dropped", "aliases", "token"):
+                fact.detail.pop(name, None)
+            fact.erased = mine or homes <= nodes
+            if fact.seq not in {f.seq for f in self.decider.facts}:
+                self.loader.facts[fact.seq] = fact
+                self.decider.resolved.setdefault(fact.seq, fact.resolved_by or "")
+
+    async def _complete(self, nodes: Iterable[int]) -> None:
+        """Loads whole the devices of the profiles, and the profiles that share them."""
+        nodes = [n for n in nodes if n]
+        await self.loader.components(nodes)
+        devices = {v.device_id for n in nodes for v in self.world.visitors(n)}
+        await self.loader.devices(devices, -1)
+        await self.loader.complete(devices)
+
+    async def _undo(self, op: Op) -> Answer:
+        found = [f for f in await self.tx.recorded(self.site.site_id, [self.operation.of]) if not f.erased]
+        undone = next(iter(sorted(found, key=lambda f: f.device_id != 0)), None)
+        if undone is None:
+            raise NotFound(f"no operation {self.operation.of!r}", "look it up with GET /v1/ledger")
+        undone = self.loader.facts.setdefault(undone.seq, undone)
+        nodes = self.decider._nodes_of(undone)
+        await self._complete(nodes)
+        return self.decider.undo(op, undone)
+
+    async def _held(self) -> Fact:
+        found = [f for f in await self.tx.recorded(self.site.site_id, [self.operation.of]) if f.outcome == "held"]
+        if not found or found[0].resolved_by or found[0].undone_by or found[0].inert:
+            raise NotFound(f"no held merge {self.operation.of!r}", "GET /v1/held lists what waits")
+        held = self.loader.facts.setdefault(found[0].seq, found[0])
+        await self.loader.components(held.homes)
+        return held
+
+    async def _approve(self, op: Op) -> Answer:
+        held = await self._held()
+        if any(h not in self.world.roots for h in held.homes[:2]):
+            raise NotFound("one of the two profiles is gone", "reject the held merge")
+        return self.decider.resolve_held(op, held, approve=True)
+
+    async def _reject(self, op: Op) -> Answer:
+        return self.decider.resolve_held(op, await self._held(), approve=False)

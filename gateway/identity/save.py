@@ -1,0 +1,168 @@
+"""What every run shares: a loaded world, a decider, and saving the difference they made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.identity import rules
+from gateway.identity.decide import Decider
+from gateway.identity.ledger import World
+from gateway.identity.load import Loader
+from gateway.model import (
+    Event,
+    Profile,
+    Site,
+    Write,
+    now,
+)
+from gateway.store.base import Changes, Transaction
+
+
+class Run:
+    """What the two kinds of run share: a loaded world, a decider, and saving the difference."""
+
+    def __init__(self, tx: Transaction, site: Site, new_id: Callable[[], int]) -> None:
+        self.tx = tx
+        self.site = site
+        self.new_id = new_id
+        self.now = now()
+        self.last_seq = 0
+        self.loader = Loader(tx, site)
+        self.decider = Decider(self.loader.world, now=self.now, new_id=new_id, next_seq=self.next_seq)
+        self.devices_changed: set[int] = set()
+        self.events: list[Event] = []
+        self.writes: list[Write] = []
+        self.births: list[tuple[str, int]] = []
+
+    def next_seq(self) -> int:
+        """The next place in the ledger: time-ordered, and behind everything committed even if the clock went back."""
+        self.last_seq = max(self.last_seq + 1, self.new_id())
+        return self.last_seq
+
+    @property
+    def world(self) -> World:
+        """The world as decided so far."""
+        return self.decider.world
+
+    async def save(self) -> None:
+        """Writes the difference between the world as it was loaded and as it is now."""
+        changes = Changes(births=self.births)
+        world = self.world
+        added = await self.tx.add_events(self.site.site_id, self.events) if self.events else set()
+        for event in self.events:
+            if event.event_id in added:
+                turn = rules.turn_at(world.devices[event.device_id].turns, event.occurred_at)
+                if turn is not None:
+                    turn.events += 1
+        changes.writes, changes.writes_gone = await self._collapse()
+        if changes.writes and world.recut:
+            early = Changes(writes=changes.writes, writes_gone=changes.writes_gone)
+            await self.tx.save(self.site.site_id, early)
+            changes.writes, changes.writes_gone = [], []
+        await self._recount()
+        self._rows(changes)
+        self._ledger_rows(changes)
+        if self.decider.deleted:
+            await self.tx.erase(self.site.site_id, self.decider.deleted, self.decider.deleted_nodes)
+        await self.tx.save(self.site.site_id, changes)
+
+    async def _recount(self) -> None:
+        """Counts again the visitors whose stretch changed under what was already there."""
+        for device_id in self.world.recut:
+            device = self.world.devices[device_id]
+            if device_id not in {v.device_id for v in self.loader.visitor_rows.values()}:
+                continue
+            old = {i: v for i, v in self.loader.visitor_rows.items() if v.device_id == device_id}
+            last = max((v.last_seen or 0 for v in old.values()), default=0)
+            last = max([last, *(e.occurred_at for e in self.events if e.device_id == device_id)])
+            for turn in device.turns:
+                was = old.get(turn.visitor_id)
+                same = was is not None and (was.started_at, was.ended_at) == (turn.started_at, turn.ended_at)
+                shrunk_late = was is not None and was.started_at == turn.started_at and turn.ended_at > last
+                if same or (shrunk_late and was is not None and turn.ended_at < was.ended_at):
+                    continue
+                if turn.started_at > last:
+                    continue
+                number, first, final = await self.tx.count_events(self.site.site_id, turn)
+                seen = [t for t in (first, final) if t is not None]
+                seen += [f.at for f in device.facts if f.kind != "logout" and turn.started_at <= f.at < turn.ended_at]
+                turn.events, turn.first_seen, turn.last_seen = number, min(seen, default=None), max(seen, default=None)
+                self.world.touched.add(turn.home)
+
+    def _rows(self, changes: Changes) -> None:
+        loader, world = self.loader, self.world
+        changes.devices = [world.devices[i] for i in self.devices_changed]
+        alive: set[int] = set()
+        for device in world.devices.values():
+            for visitor in device.turns:
+                alive.add(visitor.visitor_id)
+                if loader.visitor_rows.get(visitor.visitor_id) != visitor:
+                    changes.visitors.append(visitor)
+        changes.visitors_gone = [i for i in loader.visitor_rows if i not in alive]
+        changes.identities = [i for k, i in world.identities.items() if loader.identity_rows.get(k) != i]
+        changes.identities_gone = [k for k in loader.identity_rows if k not in world.identities]
+        roots = {world.root(n) for n in world.touched if n in world.roots}
+        for root in roots:
+            live, primary = world.live(root), world.primary(root)
+            for node in world.component(root):
+                is_root = node == root
+                row = Profile(node, root, live and is_root, primary if is_root else None)
+                if loader.profile_rows.get(node) != row:
+                    changes.profiles.append(row)
+        changes.profiles_gone = [n for n in self.decider.deleted_nodes if n in loader.profile_rows]
+
+    def _ledger_rows(self, changes: Changes) -> None:
+        decider, world = self.decider, self.world
+        changes.facts = decider.facts
+        for fact in decider.facts:
+            refs = set(fact.homes) | set(fact.detail.get("nodes", ())) | set(fact.detail.get("severed", ()))
+            refs |= {n for group in fact.detail.get("groups", ()) for n in group}
+            refs |= {v for turns in fact.detail.get("devices", {}).values() for v in turns}
+            refs |= set(fact.detail.get("turns", ())) | {fact.detail.get("target", 0), fact.detail.get("source", 0)}
+            changes.refs += [(n, fact.seq) for n in sorted(refs - {0})]
+            for a, b in fact.detail.get("excluded", ()):
+                changes.excluded += [(a, b, fact.seq), (b, a, fact.seq)]
+            for a, b in fact.detail.get("lifted", ()):
+                changes.included += [(a, b), (b, a)]
+            if fact.detail.get("token"):
+                changes.tokens.append((fact.detail["token"], fact.device_id, fact.homes[0], fact.at))
+        folded = [f for d in world.devices.values() for f in d.facts] + list(world.graph_facts.values())
+        for fact in folded:
+            if fact.seq in self.loader.flags and self.loader.flags[fact.seq] != fact.flags:
+                changes.facts_changed.append(fact)
+        marked = self.decider.undone.keys() | self.decider.resolved.keys()
+        known = {f.seq for f in changes.facts_changed}
+        changes.facts_changed += [f for s, f in self.loader.facts.items() if s in marked and s not in known]
+        changes.errors = decider.errors
+        for device_id, op_ids in decider.checked_links.items():
+            for op_id in op_ids:
+                for code in ("link_contradicted", "link_for_other_user", "conflicting_links"):
+                    changes.errors_gone.append((code, op_id, device_id))
+        changes.tombstones = [(h, self.now) for h in decider.tombstones]
+
+    async def _collapse(self) -> tuple[list[Write], list[Write]]:
+        """Keeps of a run of equal writes only the first and the last: pages repeat their properties on every view."""
+        if not self.writes:
+            return [], []
+        devices, keys = {w.device_id for w in self.writes}, {w.key for w in self.writes}
+        stored = await self.tx.writes(self.site.site_id, devices, keys)
+        runs: dict[tuple[int, str, str], list[Write]] = {}
+        for write in stored:
+            runs.setdefault((write.device_id, write.kind, write.key), []).append(write)
+        kept: list[Write] = []
+        gone: list[Write] = []
+        for write in sorted(self.writes, key=lambda w: (w.at, w.op_id)):
+            run = runs.setdefault((write.device_id, write.kind, write.key), [])
+            if any(w.op_id == write.op_id for w in run):
+                continue
+            latest = [w.value for w in run[-2:]] == [write.value] * 2 and run[-1].at <= write.at
+            if latest and write.kind != "once":
+                dropped = run.pop()
+                if dropped in kept:
+                    kept.remove(dropped)
+                else:
+                    gone.append(dropped)
+            run.append(write)
+            run.sort(key=lambda w: (w.at, w.op_id))
+            kept.append(write)
+        return kept, gone
