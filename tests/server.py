@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import httpx
 
@@ -46,6 +46,8 @@ class GatewayServer:
     gateway logged a traceback, unless `errors_expected` is set.
     """
 
+    arguments: ClassVar[tuple[str, ...]] = ("serve", "--host", "127.0.0.1")
+
     def __init__(
         self,
         folder: Path,
@@ -68,7 +70,11 @@ class GatewayServer:
         self._judged = 0
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -84,7 +90,7 @@ class GatewayServer:
         """Returns when the gateway is ready. Call it again after `stop` or `kill`: same database, new port."""
         self.port = free_port()
         self.url = f"http://localhost:{self.port}"
-        command = [self.python, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [self.python, "-m", "gateway", *self.arguments, "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -94,7 +100,6 @@ class GatewayServer:
         while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 state = f"ended with {self.process.returncode}" if self.process.poll() is not None else "is not ready"
-                self.kill()
                 raise RuntimeError(f"the gateway {state}; its log:\n{self.log_tail()}")
             time.sleep(0.05)
 
