@@ -5,9 +5,10 @@ An entry that cannot be understood is skipped with a reason; it never costs its 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -48,7 +49,7 @@ class Body(msgspec.Struct):
     key: str = ""
     sent_at: float | None = None
     device: str | None = None
-    commands: list[msgspec.Raw] = field(default_factory=list)
+    commands: list[msgspec.Raw] = msgspec.field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -69,10 +70,30 @@ def decode_body(raw: bytes) -> Body:
     try:
         body = _body.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        hint = 'send {"key": API_KEY, "sent_at": ms, "commands": [{"id", "at", "command": ["track", NAME]}]}'
-        raise BadRequest(f"the body is not a command batch: {error}", hint) from error
+        mended = _mended(raw)
+        if mended is None:
+            hint = 'send {"key": API_KEY, "sent_at": ms, "commands": [{"id", "at", "command": ["track", NAME]}]}'
+            raise BadRequest(f"the body is not a command batch: {error}", hint) from error
+        body = mended
     if len(body.commands) > MAX_COMMANDS:
         raise BadRequest(f"{len(body.commands)} commands in one request", f"send at most {MAX_COMMANDS}")
+    return body
+
+
+def _mended(raw: bytes) -> Body | None:
+    """A body in which some text holds half a character, as a page's substring() of an emoji does.
+
+    The strict decoder refuses all of it for that; here only the broken characters are replaced.
+    """
+    try:
+        loose = json.loads(raw)
+        entries = loose.pop("commands", []) if isinstance(loose, dict) else None
+        if not isinstance(entries, list):
+            return None
+        body = msgspec.convert(loose, Body)
+        body.commands = [msgspec.Raw(json.dumps(e, ensure_ascii=False).encode(errors="replace")) for e in entries]
+    except (ValueError, RecursionError):
+        return None
     return body
 
 
@@ -114,7 +135,7 @@ class Parser:
             raise BadRequest(f"larger than {MAX_EVENT // 1024} KiB")
         if not entry.id or len(entry.id) > MAX_ID or not entry.id.isprintable():
             raise BadRequest(f"its id must have 1 to {MAX_ID} printable characters")
-        if depth(entry.command) > MAX_DEPTH + 2:
+        if depth(entry.command) > MAX_DEPTH + 1:
             raise BadRequest(f"nested more than {MAX_DEPTH} deep")
         if not storable(entry.command) or not storable(entry.page):
             raise BadRequest("it holds NUL, half a character, or a number that is not finite")

@@ -1,7 +1,7 @@
 """Drives the real application over its public HTTP interface with the words of the scenarios.
 
-`u:x` is the identity x, `d:y` the device y. Browsers are devices that keep the token they were given; what a server does
-goes through the native API. Every operation has an id, so that its outcome can be looked up in the ledger.
+`u:x` is the identity x, `d:y` the device y. Browsers are devices that keep the token they were given; what a server
+does goes through the native API. Every operation has an id, so that its outcome can be looked up in the ledger.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Driver:
         self.scripted = False
         self.calls = 0
 
-    # --- HTTP ------------------------------------------------------------------------------------------------------
+    # --- HTTP -------------------------------------------------------------------------------------------
 
     async def api(self, method: str, path: str, body: Json | None = None) -> httpx.Response:
         """A call of the native API with the secret key."""
@@ -67,7 +67,7 @@ class Driver:
         assert response.status_code == 202, response.text
         return str(response.json()["outcomes"][0])
 
-    # --- operations of the scenarios -----------------------------------------------------------------------------------
+    # --- operations of the scenarios -----------------------------------------------------------------------------
 
     async def run(self, ops: list[Any]) -> None:
         """Carries out operations in order."""
@@ -159,7 +159,7 @@ class Driver:
         assert response.status_code < 500, data
         return str(data["outcome"] if "outcome" in data else data["error"]["code"])
 
-    # --- looking -------------------------------------------------------------------------------------------------------
+    # --- looking -------------------------------------------------------------------------------------------------
 
     def ref(self, who: str) -> Any:
         """How the API names a person of the scenarios."""
