@@ -65,8 +65,9 @@ class World:
         return [v for n in self.component(node) for v in self.at_home[n].values()]
 
     def identities_of(self, node: int) -> list[Identity]:
-        """The identities of the profile that `node` belongs to."""
-        return [self.identities[k] for n in self.component(node) for k in self.named[n]]
+        """The identities of the profile that `node` belongs to, earliest first."""
+        found = [self.identities[k] for n in self.component(node) for k in self.named[n]]
+        return sorted(found, key=lambda i: (i.since, i.key))
 
     def browsers(self, node: int) -> set[int]:
         """The browsers that count against the device cap: those with a visitor that is not merely tentative."""
