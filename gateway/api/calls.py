@@ -36,13 +36,13 @@ Handler = Callable[[Asked], Awaitable[tuple[int, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Method, path, and the shapes of what goes in and out. `answers` maps a status to its shape."""
+    """Method, path, and the shapes of what goes in and out. `answers` maps a status to its shape, or to several."""
 
     method: str
     path: str
     handler: Handler
     summary: str
-    answers: Mapping[int, Any]
+    answers: Mapping[int, type[Any] | tuple[type[Any], ...]]
     query: type[Any] = shapes.NoQuery
     body: type[Any] | None = None
     body_optional: bool = False

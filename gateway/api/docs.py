@@ -33,9 +33,10 @@ REF = "#/components/schemas/{name}"
 @cache
 def openapi() -> dict[str, Any]:
     """The OpenAPI 3.1 document of the native API."""
-    types = [t for c in CALLS for t in (c.body, *c.answers.values()) if t is not None] + [shapes.Error]
+    types = [t for c in CALLS for a in c.answers.values() for t in _several(a)]
+    types += [c.body for c in CALLS if c.body is not None] + [shapes.Error]
     schemas, components = msgspec.json.schema_components(types, ref_template=REF)
-    by_type = dict(zip(map(repr, types), schemas, strict=True))
+    by_type = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for call in CALLS:
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call, by_type)
@@ -55,7 +56,16 @@ def openapi() -> dict[str, Any]:
     }
 
 
-def _operation(call: Call, by_type: dict[str, Any]) -> dict[str, Any]:
+def _several(shape: type[Any] | tuple[type[Any], ...]) -> tuple[type[Any], ...]:
+    return shape if isinstance(shape, tuple) else (shape,)
+
+
+def _answer(shape: type[Any] | tuple[type[Any], ...], by_type: dict[type[Any], Any]) -> dict[str, Any]:
+    schemas = [by_type[s] for s in _several(shape)]
+    return {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
+
+
+def _operation(call: Call, by_type: dict[type[Any], Any]) -> dict[str, Any]:
     parameters = [_path_parameter(name) for name in re.findall(r"\{(\w+)\}", call.path)]
     _, query = msgspec.json.schema_components([call.query], ref_template=REF)
     for name, schema in query.get(call.query.__name__, {}).get("properties", {}).items():
@@ -65,15 +75,15 @@ def _operation(call: Call, by_type: dict[str, Any]) -> dict[str, Any]:
         "summary": call.summary,
         "parameters": parameters,
         "responses": {
-            str(status): {"description": "done", "content": {"application/json": {"schema": by_type[repr(shape)]}}}
+            str(status): {"description": "done", "content": _answer(shape, by_type)}
             for status, shape in call.answers.items()
         },
     }
     if call.body is not None:
-        content = {"application/json": {"schema": by_type[repr(call.body)]}}
+        content = {"application/json": {"schema": by_type[call.body]}}
         operation["requestBody"] = {"required": not call.body_optional, "content": content}
     for status in sorted({400, 401, 403, 503, *call.errors, *([413] if call.body else [])}):
-        error = {"application/json": {"schema": by_type[repr(shapes.Error)]}}
+        error = {"application/json": {"schema": by_type[shapes.Error]}}
         operation["responses"][str(status)] = {"description": REFUSALS[status], "content": error}
     return operation
 

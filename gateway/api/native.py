@@ -203,14 +203,13 @@ async def undo(asked: Asked) -> tuple[int, Any]:
 
 
 async def demerge(asked: Asked) -> tuple[int, Any]:
+    refs = asked.body.identities
+    keys = [named(r.value, r.kind) if isinstance(r, shapes.IdentityRef) else named(r) for r in refs]
     results = []
-    for ref in asked.body.identities:
-        who = person(asked, ref)
-        if who.key is None:
-            raise BadRequest("demerge takes identities", 'send ids or {"kind","value"}')
-        answer = await run(asked, "demerge", people=[who], dry_run=asked.body.dry_run)
+    for key in keys:
+        answer = await run(asked, "demerge", people=[Person(key=key)], dry_run=asked.body.dry_run)
         devices, names = answer.extra.get("devices", []), answer.extra.get("identities", [])
-        row = {"identity": {"kind": who.key[0], "value": who.key[1]}, "op_id": answer.op_id, "outcome": answer.outcome}
+        row = {"identity": {"kind": key[0], "value": key[1]}, "op_id": answer.op_id, "outcome": answer.outcome}
         results.append(row | {"devices": devices, "identities": names})
     return 200, {"dry_run": asked.body.dry_run, "results": results}
 
@@ -254,7 +253,7 @@ async def make_a_link(asked: Asked) -> tuple[int, Any]:
 
 CALLS = (
     Call("GET", "/v1/profiles", find_profile, "Find a profile by identity or device, or search",
-         {200: shapes.ProfileShown | shapes.Profiles}, query=shapes.FindProfile, errors=(404,)),
+         {200: (shapes.ProfileShown, shapes.Profiles)}, query=shapes.FindProfile, errors=(404,)),
     Call("GET", "/v1/profiles/{profile_id}", get_profile, "A profile; a merged-away id answers the survivor",
          {200: shapes.ProfileShown}, errors=(404,)),
     Call("GET", "/v1/profiles/{profile_id}/events", get_events, "Its events, newest first",

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 Text = Annotated[str, Meta(max_length=2048)]
 OpId = Annotated[str, Meta(min_length=1, max_length=64, description="your own id: a repeat gets the same answer")]
 Limit = Annotated[int, Meta(ge=1, le=500, description="rows to answer, 50 unless given")]
-Cursor = Annotated[str, Meta(max_length=64, description="`next` of the page before")]
+Cursor = Annotated[str, Meta(pattern="^[0-9]{1,19}(-[0-9]{1,19})?$", description="`next` of the page before")]
 Id = Annotated[str, Meta(pattern="^[0-9]{1,19}$")]
 
 
@@ -21,6 +21,13 @@ class Ref(Struct, forbid_unknown_fields=True):
     value: str | int | None = None
     profile_id: str | int | None = None
     device_id: str | int | None = None
+
+
+class IdentityRef(Struct, forbid_unknown_fields=True):
+    """An identity by kind and value."""
+
+    value: str | int
+    kind: Annotated[str, Meta(max_length=16)] = "id"
 
 
 PersonRef = Annotated[str | int | Ref, Meta(description="an id, or an object naming a person another way")]
@@ -61,7 +68,7 @@ class Merges(Struct, forbid_unknown_fields=True):
 class Demerge(Struct, forbid_unknown_fields=True):
     """Identities whose profiles are taken apart."""
 
-    identities: Annotated[list[str | int | Ref], Meta(max_length=100)]
+    identities: Annotated[list[str | int | IdentityRef], Meta(max_length=100)]
     dry_run: bool = False
 
 
