@@ -5,8 +5,9 @@ from __future__ import annotations
 from starlette.routing import BaseRoute
 
 from gateway.context import Gateway
+from gateway.dialects.vero import routes as vero
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
     """The routes of every dialect."""
-    return []
+    return [*vero.routes(gateway)]

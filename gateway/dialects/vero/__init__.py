@@ -1,0 +1,1 @@
+"""Vero's Track API v2, as its clients call it."""
