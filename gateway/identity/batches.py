@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from gateway.identity import rules
 from gateway.identity.decide import Answer, Op, value_hash
 from gateway.identity.requests import (
@@ -29,6 +31,7 @@ from gateway.model import (
     Key,
     Proof,
     Site,
+    Visitor,
     Write,
 )
 from gateway.store.base import Transaction
@@ -36,6 +39,17 @@ from gateway.store.base import Transaction
 MAX_PAST = 7 * 24 * 3600 * 1_000_000
 MAX_FUTURE = 5 * 60 * 1_000_000
 CLOCK_TOLERANCE = 10 * 1_000_000
+
+
+@dataclass(slots=True)
+class Relative:
+    """A write that depends on what its profile shows: null clears it everywhere, the others change the value."""
+
+    device_id: int
+    row: tuple[str, str, str]
+    at: int
+    op_id: str
+    visitors: list[Visitor]
 
 
 @dataclass(slots=True)
@@ -53,7 +67,7 @@ class BatchRun(Run):
         super().__init__(tx, site, new_id)
         self.recorded: dict[tuple[int, str], Fact] = {}
         self.tombstones: dict[Key, int] = {}
-        self.cleared: list[tuple[set[int], str, int, str]] = []
+        self.relative: list[Relative] = []
         self.revived: set[int] = set()
 
     async def run(self, batches: Sequence[Batch | ServerBatch]) -> list[Done]:
@@ -155,7 +169,7 @@ class BatchRun(Run):
         for command in batch.commands:
             if isinstance(command, (Link, Logout, Reidentify)):
                 return True
-            if isinstance(command, (Login, Writes)) and any(row[2] == "null" for row in command.rows):
+            if isinstance(command, (Login, Writes)) and any(_is_relative(row) for row in command.rows):
                 return True
             if isinstance(command, Login) and command.key:
                 identity = self.world.identities.get(command.key)
@@ -303,20 +317,44 @@ class BatchRun(Run):
             self._put(device, row, at, command.op_id, n)
 
     def _put(self, device: Device, row: tuple[str, str, str], at: int, op_id: str, n: int) -> None:
-        kind, key, value = row
-        if value == "null" and kind in ("set", "once"):
+        if _is_relative(row):
             turn = rules.turn_at(device.turns, at)
-            around = {v.device_id for v in self.world.visitors(turn.home)} if turn else set()
-            self.cleared.append((around | {device.device_id}, key, at, op_id))
+            around = self.world.visitors(turn.home) if turn else []
+            self.relative.append(Relative(device.device_id, row, at, op_id, list(around)))
             return
+        kind, key, value = row
         self.writes.append(Write(device.device_id, kind, key, at, op_id, value))
 
     async def _collapse(self) -> tuple[list[Write], list[Write]]:
-        for devices, key, at, op_id in self.cleared:
-            stored = await self.tx.writes(self.site.site_id, devices, [key])
-            holding = {w.device_id for w in [*stored, *self.writes] if w.key == key and w.device_id in devices}
-            self.writes += [Write(d, "set", key, at, op_id, "null") for d in sorted(holding)]
+        for relative in self.relative:
+            devices = {v.device_id for v in relative.visitors} | {relative.device_id}
+            stored = await self.tx.writes(self.site.site_id, devices, [relative.row[1]])
+            written = [w for w in self.writes if w.key == relative.row[1] and w.device_id in devices]
+            self.writes += self._cleared(relative, stored + written) or self._changed(relative, stored, written)
         return await super()._collapse()
+
+    @staticmethod
+    def _cleared(relative: Relative, written: Sequence[Write]) -> list[Write]:
+        if relative.row[2] != "null":
+            return []
+        holding = {w.device_id for w in written}
+        return [Write(d, "set", relative.row[1], relative.at, relative.op_id, "null") for d in sorted(holding)]
+
+    @staticmethod
+    def _changed(relative: Relative, stored: Sequence[Write], written: Sequence[Write]) -> list[Write]:
+        """The value after a change, as a set. It starts from the newest stored value, so that no change is lost."""
+        kind, key, operand = relative.row
+        if kind not in rules.CHANGES or any(w.op_id == relative.op_id for w in [*stored, *written]):
+            return []
+        before = [*stored, *(w for w in written if w.at <= relative.at)]
+        mine = [
+            rules.Row(w.device_id, w.kind, w.key, w.at, w.op_id, msgspec.json.decode(w.value))
+            for w in before
+            if any(v.device_id == w.device_id and v.started_at <= w.at < v.ended_at for v in relative.visitors)
+        ]
+        value = rules.changed(kind, rules.fold_properties(mine)[0].get(key), msgspec.json.decode(operand))
+        at = max([relative.at, *(r.at + 1 for r in mine if r.at >= relative.at)])
+        return [Write(relative.device_id, "set", key, at, relative.op_id, msgspec.json.encode(value).decode())]
 
     def _seen(self, device: Device, at: int) -> None:
         """Something landed in the visitor that covers `at`: from the first time on the profile is there to be seen."""
@@ -341,3 +379,8 @@ class BatchRun(Run):
     def _is_live(self, node: int) -> bool:
         row = self.loader.profile_rows.get(self.world.root(node))
         return row is not None and row.live
+
+
+def _is_relative(row: tuple[str, str, str]) -> bool:
+    kind, _, value = row
+    return kind in rules.CHANGES or (value == "null" and kind in ("set", "once"))

@@ -28,7 +28,10 @@ class Track(Command):
 
 @dataclass(slots=True)
 class Writes(Command):
-    """Properties, tags or a subscription: (kind, key, JSON value). `target`: about this identity, not the visitor."""
+    """Properties, tags or a subscription: (kind, key, JSON value). `target`: about this identity, not the visitor.
+
+    Kinds: set, once, tag, subscription; add (a number), append and remove (a list) change what the profile shows.
+    """
 
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     target: Key | None = None

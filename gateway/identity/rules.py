@@ -290,3 +290,25 @@ def fold_properties(rows: Iterable[Row]) -> tuple[dict[str, Any], list[str], boo
     subscription = [r for r in rows if r.kind == "subscription"]
     subscribed = min(((-r.at, bool(r.value)) for r in subscription), default=(0, True))[1]
     return dict(sorted(properties.items())), tags, subscribed
+
+
+CHANGES = ("add", "append", "remove")
+"""Kinds of writes that change what a profile shows: a number is added, values go into a list or out of it."""
+
+MAX_LIST = 1000
+MAX_NUMBER = 2**63
+
+
+def changed(kind: str, current: Any, operand: Any) -> Any:
+    """A property after a change. What cannot be added up stays; a list holds a value once, and the newest 1000."""
+    if kind == "add":
+        if current is None:
+            return operand
+        if isinstance(current, bool) or not isinstance(current, (int, float)):
+            return current
+        total = current + operand
+        return total if -MAX_NUMBER < total < MAX_NUMBER else current
+    values = current if isinstance(current, list) else [] if current is None else [current]
+    if kind == "append":
+        return (values + [v for n, v in enumerate(operand) if v not in values and v not in operand[:n]])[-MAX_LIST:]
+    return [v for v in values if v not in operand]
