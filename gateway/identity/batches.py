@@ -52,6 +52,11 @@ class Relative:
     visitors: list[Visitor]
 
 
+def trusted(batch: Batch | ServerBatch) -> bool:
+    """Whether the times in a batch are those of a server with the secret key: right, and as old as it says."""
+    return batch.actor == "server" and not (isinstance(batch, ServerBatch) and batch.proof < Proof.SERVER)
+
+
 @dataclass(slots=True)
 class Done:
     """The answer to a batch: the device it was kept on and the outcome of each command, in order."""
@@ -93,20 +98,22 @@ class BatchRun(Run):
         return replies
 
     async def _find_devices(self, batches: Sequence[Batch]) -> None:
-        """Finds the device of browsers that show no token: by a message they sent before, else a new one."""
+        """Finds the device of browsers that show no token: by its name or a message sent before, else a new one."""
         unknown = [b for b in batches if not b.device_id and b.commands]
-        ids = {c.op_id for b in unknown for c in b.commands}
+        known_by = {id(b): [b.name] if b.name else [c.op_id for c in b.commands] for b in unknown}
+        ids = {i for names in known_by.values() for i in names}
         births = await self.tx.births(self.site.site_id, ids) if ids else {}
         for batch in unknown:
-            found = [births[c.op_id] for c in batch.commands if c.op_id in births]
+            found = [births[i] for i in known_by[id(batch)] if i in births]
             batch.device_id = found[0] if found else self.new_id()
             if not found:
-                first = min(c.op_id for c in batch.commands)
+                first = min(known_by[id(batch)])
                 births[first] = batch.device_id
                 self.births.append((first, batch.device_id))
 
     def _earliest(self, batch: Batch | ServerBatch) -> int:
-        return batch.received_at - MAX_PAST - 1
+        past = batch.received_at - MAX_PAST
+        return min([past, *(c.sent_at for c in batch.commands)] if trusted(batch) else [past]) - 1
 
     def _keys(self, command: Command) -> list[Key]:
         if isinstance(command, Login):
@@ -143,6 +150,8 @@ class BatchRun(Run):
                 else:
                     upgrade = identity.proof < batch.proof or self._changes(batch, identity.server_device)
                     devices |= {identity.server_device} if upgrade else set()
+                keys = {k for c in batch.commands for k in self._keys(c)}
+                nodes |= {world.identities[k].home for k in keys if k in world.identities}
                 continue
             if batch.other_device and batch.other_device != batch.device_id:
                 devices |= {batch.device_id, batch.other_device}
@@ -191,20 +200,20 @@ class BatchRun(Run):
             self.decider.join_devices(op, batch.other_device)
         done = Done(batch.device_id)
         for n, command in enumerate(batch.commands):
-            at, clamped = self._time(command.sent_at + offset + min(n, 999), batch.received_at)
+            at, clamped = self._time(command.sent_at + offset + min(n, 999), batch)
             done.outcomes.append(self._command(batch, device, command, at, clamped))
         return done
 
     def _decide_server(self, batch: ServerBatch) -> Done:
         """Keeps what a server says about an identity on the identity's own pseudo-device."""
         deleted = self.tombstones.get(batch.key, -1)
-        fresh = [c for c in batch.commands if self._time(c.sent_at, batch.received_at)[0] > deleted]
+        fresh = [c for c in batch.commands if self._time(c.sent_at, batch)[0] > deleted]
         if not fresh:
             return Done(0, ["noop" for _ in batch.commands])
         device = self._server_device(batch.key, batch.received_at, batch.actor, batch.proof)
         done = Done(device.device_id)
         for n, command in enumerate(batch.commands):
-            at, clamped = self._time(command.sent_at + min(n, 999), batch.received_at)
+            at, clamped = self._time(command.sent_at + min(n, 999), batch)
             old = at <= deleted
             done.outcomes.append("noop" if old else self._command(batch, device, command, at, clamped))
         return done
@@ -223,14 +232,17 @@ class BatchRun(Run):
 
     def _offset(self, device: Device, batch: Batch) -> int:
         """The correction of the browser's clock: kept as it is until it is clearly wrong, so that order is kept."""
+        if trusted(batch):
+            return 0
         if batch.measured is not None and abs(batch.measured - device.clock_offset) > CLOCK_TOLERANCE:
             device.clock_offset = batch.measured if abs(batch.measured) > CLOCK_TOLERANCE else 0
             self.devices_changed.add(device.device_id)
         return device.clock_offset
 
     @staticmethod
-    def _time(at: int, received_at: int) -> tuple[int, bool]:
-        clamped = min(max(at, received_at - MAX_PAST), received_at + MAX_FUTURE)
+    def _time(at: int, batch: Batch | ServerBatch) -> tuple[int, bool]:
+        earliest = 0 if trusted(batch) else batch.received_at - MAX_PAST
+        clamped = min(max(at, earliest), batch.received_at + MAX_FUTURE)
         return clamped, clamped != at
 
     def _command(self, batch: Batch | ServerBatch, device: Device, command: Command, at: int, clamped: bool) -> str:

@@ -272,8 +272,8 @@ class Decider:
 
     # --- what a server does -----------------------------------------------------------------------------------
 
-    def reidentify(self, op: Op, new: Key, old: Key) -> Answer:
-        """`old` is `new` from now on, whoever knew them: merged, renamed, or kept as an alias for later."""
+    def reidentify(self, op: Op, new: Key, old: Key, *, hold: bool = False) -> Answer:
+        """`old` is `new` from now on, whoever knew them: merged (unless `hold`), renamed, or an alias for later."""
         world = self.world
         target, source = world.identities.get(new), world.identities.get(old)
         if new == old:
@@ -283,7 +283,7 @@ class Decider:
             if world.primary(target.home) == new:
                 return self._inert(op, "reidentify", "noop", [new, old], node=target.home)
             fact.outcome, fact.detail = "noop", {"target": target.home, "primary": list(new)}
-        elif source and op.proof < Proof.VERIFIED:
+        elif source and (op.proof < Proof.VERIFIED or (target and hold)):
             return self._hold(op, fact)
         elif target and source:
             if refused := self._refusal(fact, target.home, source.home, force=False):
@@ -398,6 +398,23 @@ class Decider:
         fact.outcome, fact.moved_visitors = "unlinked", len(leaving)
         self._record(fact)
         return Answer(op.op_id, "unlinked", leaving[-1])
+
+    def drop(self, op: Op, key: Key) -> Answer:
+        """Takes one identity off its profile; everything else stays, also what came in under that identity."""
+        identity = self.world.identities.get(key)
+        if identity is None:
+            return self._inert(op, "unlink", "not_found", [key])
+        home = identity.home
+        claimed: dict[str, list[int]] = {}
+        for visitor in self.world.visitors(home):
+            if visitor.claim == key:
+                claimed.setdefault(str(visitor.device_id), []).append(visitor.visitor_id)
+        turns = sorted(v for visitors in claimed.values() for v in visitors)
+        fact = self._fact(op, "unlink", [key])
+        fact.detail = {"devices": claimed, "dropped": [[*key, home]], "groups": [[home, *turns]] if turns else []}
+        fact.outcome, fact.moved_identities = "unlinked", 1
+        self._record(fact)
+        return Answer(op.op_id, "unlinked", home)
 
     def delete(self, op: Op, node: int) -> Answer:
         """Erases a person: visitors, events, properties, identities, and their values in the ledger."""

@@ -82,7 +82,7 @@ class OperationRun(Run):
         await self.loader.identities([new, old])
         homes = [self.world.identities[k].home for k in (new, old) if k in self.world.identities]
         await self.loader.components(homes)
-        return self.decider.reidentify(op, new, old)
+        return self.decider.reidentify(op, new, old, hold=self.operation.hold)
 
     async def _merge(self, op: Op) -> Answer:
         target, source = await self._pair()
@@ -109,6 +109,12 @@ class OperationRun(Run):
         device_id = self.operation.people[0].device_id or 0
         await self._complete([await self._node(self.operation.people[0])])
         return self.decider.unlink(op, device_id)
+
+    async def _drop(self, op: Op) -> Answer:
+        key = self.operation.people[0].key
+        assert key is not None
+        await self._complete([await self._node(self.operation.people[0])])
+        return self.decider.drop(op, key)
 
     async def _delete(self, op: Op) -> Answer:
         node = await self._node(self.operation.people[0])

@@ -95,7 +95,9 @@ class Refused(Command):
 class Batch:
     """Commands of one browser. `device_id` 0: it has shown no valid token yet. `other_device`: it showed two.
 
-    `measured` is the arrival minus the sender's clock in microseconds, None if the sender did not say.
+    `measured` is the arrival minus the sender's clock in microseconds, None if the sender did not say. `name` is what
+    another system calls the device, whose first batch under that name makes it; a character in it that no message id
+    can hold keeps pages from taking such a name.
     """
 
     site: Site
@@ -105,6 +107,7 @@ class Batch:
     measured: int | None = None
     other_device: int = 0
     actor: str = "page"
+    name: str = ""
 
 
 @dataclass(slots=True)
@@ -140,8 +143,9 @@ class Person:
 class Operation:
     """One operation of an API.
 
-    `kind` is reidentify, merge, preview, demerge, unlink, delete, undo, approve or reject. With proof `claimed` (the
-    public key alone) a reidentify brings nothing along that anybody could miss.
+    `kind` is reidentify, merge, preview, demerge, unlink, drop (one identity leaves its profile), delete, undo, approve
+    or reject. With proof `claimed` (the public key alone) a reidentify brings nothing along that anybody could miss;
+    with `hold` it never merges two profiles that are there already but leaves that to an operator.
     """
 
     site: Site
@@ -150,6 +154,7 @@ class Operation:
     people: list[Person] = field(default_factory=list)
     of: str = ""
     force: bool = False
+    hold: bool = False
     dry_run: bool = False
     plan_hash: str | None = None
     reason: str | None = None
