@@ -18,8 +18,6 @@ from gateway import snippet
 from tests.browser.pages import Page, SiteHost
 from tests.server import wait_for
 
-KEY = "0123456789abcdef0123456789abcdef01234567"
-
 
 @dataclass
 class Answer:
@@ -53,32 +51,46 @@ class Batch:
 
 
 class Recorder(SiteHost):
-    """Answers with `answers` in turn, and with 202 when there are none left. `hold()` keeps requests waiting."""
+    """Answers with `answers` in turn, with `always` when none are left, and not at all while it is `held`.
+
+    `clear()` changes the key, so that what pages of earlier tests send while they close is not taken for the next
+    one's.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.key = f"{0:040x}"
         self.batches: list[Batch] = []
         self.preflights = 0
         self.answers: deque[Answer] = deque()
         self.always = Answer()
         self.held = False
-        self.in_flight = self.most_in_flight = 0
+        self.most_in_flight = 0
+        self._open: list[Batch] = []
         self._snippet = Starlette(routes=[Mount("/t", routes=snippet.routes()), *snippet.routes()])
 
     def clear(self) -> None:
         super().clear()
+        self.key = f"{int(self.key, 16) + 1:040x}"
         self.batches.clear()
         self.answers.clear()
         self.always, self.held, self.preflights = Answer(), False, 0
         self.most_in_flight = 0
+        self._open = []
 
     # what a test does with it
 
     def page(self, html: str, path: str = "/", **headers: str) -> str:
-        """Serves a page at `path` and says its URL."""
+        """Serves a page at `path`, API_KEY in it replaced, and says its URL."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.pages[path] = Page(f"<!doctype html><meta charset=utf-8><title>A page</title>{html}", headers=named)
+        self.pages[path] = Page(
+            f"<!doctype html><meta charset=utf-8><title>A page</title>{html.replace('API_KEY', self.key)}", 200, named
+        )
         return self.url(path)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._open)
 
     @property
     def accepted(self) -> list[dict[str, Any]]:
@@ -122,14 +134,18 @@ class Recorder(SiteHost):
             await Response(status_code=204, headers=cors)(request.scope, request.receive, send)
             return
         body = await request.body()
+        if json.loads(body).get("key") != self.key:
+            await Response('{"status":"ok"}', 202, cors)(request.scope, request.receive, send)
+            return
         answer = self.answers.popleft() if self.answers else self.always
         batch = Batch(request.url.path, dict(request.headers), len(body), json.loads(body), time.monotonic(), answer)
-        self.in_flight += 1
+        unanswered = self._open
+        unanswered.append(batch)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self.batches.append(batch)
         while self.held:  # noqa: ASYNC110 - set by the test's thread
             await asyncio.sleep(0.01)
-        self.in_flight -= 1
+        unanswered.remove(batch)
         if answer.retry_after is not None:
             cors["Retry-After"] = str(answer.retry_after)
         response = Response(json.dumps(answer.body), answer.status, cors, "application/json")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
-from tests.browser.recorder import KEY, Recorder
+from tests.browser.recorder import Recorder
 from tests.server import wait_for
 
 SCRIPT = """(function() {var ve = document.createElement('script'); ve.type = 'text/javascript'; ve.async = true;
@@ -25,7 +25,7 @@ class Variant:
 
 VARIANTS = {
     "official": Variant(
-        "<script>var _veroq = _veroq || []; _veroq.push(['init', { api_key: 'KEY' }]);"
+        "<script>var _veroq = _veroq || []; _veroq.push(['init', { api_key: 'API_KEY' }]);"
         + SCRIPT.replace("PATH", "m.js")
         + SAYS
         + "</script>",
@@ -34,14 +34,14 @@ VARIANTS = {
     "ruby gem": Variant(
         """<script>var _veroq = _veroq || [];setTimeout(function(){if(typeof window.Semblance=="undefined"){
         console.error("Vero did not load in time.");for(var i=0;i<_veroq.length;i++){a=_veroq[i];if(a.length==3&&
-        typeof a[2]=="function")a[2](null,false);}}},3000);_veroq.push(['init', {"tracking_api_key": "KEY"}]);"""
+        typeof a[2]=="function")a[2](null,false);}}},3000);_veroq.push(['init', {"tracking_api_key": "API_KEY"}]);"""
         + SCRIPT.replace("PATH", "assets/m.js")
         + SAYS
         + "</script>",
         SAID,
     ),
     "callback for another product": Variant(
-        """<script>var _kmq = [], _veroq = _veroq || []; _veroq.push(['init', { api_key: 'KEY', secret: 'SECRET' },
+        """<script>var _kmq = [], _veroq = _veroq || []; _veroq.push(['init', { api_key: 'API_KEY', secret: 'SECRET' },
         function(vero, loaded) { calls.push(['init', loaded]);
           if (loaded) _kmq.splice(0, 0, vero.listeners.attach_to_kissmetrics, vero.listeners.attach_to_mixpanel);
           _kmq.forEach(function(attach) { calls.push(['attached', attach() === undefined]) }); }]);"""
@@ -51,19 +51,19 @@ VARIANTS = {
         SAID,
     ),
     "development mode": Variant(
-        "<script>var _veroq=_veroq||[];_veroq.push(['init',{api_key:'KEY',secret:'SECRET',development_mode:true}]);"
+        "<script>var _veroq=_veroq||[];_veroq.push(['init',{api_key:'API_KEY',secret:'SECRET',development_mode:true}]);"
         + SAYS
         + "</script><script src='/m.js'></script>",
         SAID,
     ),
     "cookie domain": Variant(
-        "<script>var _veroq = _veroq || []; _veroq.push(['init', {api_key: 'KEY', cookie_domain: 'x.io'}]);"
+        "<script>var _veroq = _veroq || []; _veroq.push(['init', {api_key: 'API_KEY', cookie_domain: 'x.io'}]);"
         + SAYS
         + "</script><script async src='/veroq.js'></script>",
         [["cookie_domain", "x.io"], *SAID],
     ),
     "bundler with a queue of its own": Variant(
-        """<script>(function() { const _veroq = [['init', {api_key: 'KEY'}]];
+        """<script>(function() { const _veroq = [['init', {api_key: 'API_KEY'}]];
         const ve = document.createElement('script'); ve.src = '/m.js'; document.head.appendChild(ve);
         ve.onload = () => { __vero.processVeroArray(_veroq); calls.push(['left', _veroq.length]); """
         + SAYS.replace("; ", "; __vero.processVeroArray(_veroq); ")
@@ -73,7 +73,7 @@ VARIANTS = {
     "script before init": Variant(
         """<script src='/m.js'></script><script>var _veroq = _veroq || [];
         _veroq.push(['track', 'Early'], ['tags', {add: ['a']}]);
-        setTimeout(() => { _veroq.push(['init', {api_key: 'KEY'}]); """
+        setTimeout(() => { _veroq.push(['init', {api_key: 'API_KEY'}]); """
         + SAYS
         + "}, 50)</script>",
         [["track", "Early"], ["tags", {"add": ["a"]}], *SAID],
@@ -108,7 +108,7 @@ def warnings(page: Page) -> list[str]:
 def loader(path: str = "/veroq.js", options: str = "", says: str = "", **attributes: str) -> str:
     """The plainest way to load the script."""
     extra = "".join(f' {name}="{value}"' for name, value in attributes.items())
-    init = f"var _veroq = _veroq || []; _veroq.push(['init', {{api_key: '{KEY}', {options}}}]);"
+    init = f"var _veroq = _veroq || []; _veroq.push(['init', {{api_key: 'API_KEY', {options}}}]);"
     return f'<script>{init}{says}</script><script src="{path}"{extra}></script>'
 
 
@@ -117,11 +117,11 @@ def test_every_known_loader_works_with_only_its_address_changed(
     recorder: Recorder, page: Page, warnings: list[str], name: str
 ) -> None:
     variant = VARIANTS[name]
-    html = variant.html.replace("HOST", f"localhost:{recorder.port}").replace("KEY", KEY)
+    html = variant.html.replace("HOST", f"localhost:{recorder.port}")
     page.goto(recorder.page(f"<script>var calls = [], first = window._veroq</script>{html}"))
     commands = recorder.wait_for_commands(len(variant.commands))
     assert commands == variant.commands
-    assert all(batch.body["key"] == KEY for batch in recorder.batches)
+    assert all(batch.body["key"] == recorder.key for batch in recorder.batches)
     assert "SECRET" not in json.dumps([batch.body for batch in recorder.batches])
     assert recorder.preflights == 0
     assert page.evaluate("calls") == CALLS.get(name, [])
@@ -161,7 +161,7 @@ def test_commands_travel_as_they_were_when_pushed(recorder: Recorder, page: Page
     page.evaluate(f"data = {{n: 1}}; {again}; data.n = 2")
     assert recorder.wait_for_commands(len(expected) + 1)[-1] == ["track", "B", {"n": 1}]
     assert page.evaluate("calls.length") == 3
-    assert {batch.body["key"] for batch in recorder.batches} == {KEY}
+    assert {batch.body["key"] for batch in recorder.batches} == {recorder.key}
 
     # other arrays, drained each time
     page.evaluate("window.mine = [['track', 'C'], ['track', 'D']]; __vero.processVeroArray(mine)")
@@ -275,13 +275,12 @@ def test_link_parameters_are_read_once_and_leave_the_address_as_it_was(recorder:
 
 
 def test_the_link_parameter_may_have_another_name_and_init_may_come_late(recorder: Recorder, page: Page) -> None:
-    html = (
-        "<script src='/m.js'></script><script>_veroq.push(['track', 'Early']); setTimeout(() => _veroq.push(['init', "
-        f"{{api_key: '{KEY}', link_param: 'who'}}]), 30)</script>"
-    )
+    html = """<script src='/m.js'></script><script>
+      var data = {n: 1}; _veroq.push(['track', 'Early', data]); data.n = 2;
+      setTimeout(() => _veroq.push(['init', {api_key: 'API_KEY', link_param: 'who'}]), 30)</script>"""
     url = recorder.page(html)
     page.goto(url + "?vero_id=1&who=2&vero_conv=c")
-    assert recorder.wait_for_commands(2) == [["link", "2"], ["track", "Early", None, {"vero_conv": "c"}]]
+    assert recorder.wait_for_commands(2) == [["link", "2"], ["track", "Early", {"n": 1}, {"vero_conv": "c"}]]
     assert {entry["page"]["url"] for entry in recorder.accepted} == {url + "?vero_id=1"}
     wait_for(
         lambda: page.evaluate("location.href") == url + "?vero_id=1", message="the parameters to leave the address"
@@ -316,7 +315,9 @@ def test_a_conversion_id_stays_for_the_session(recorder: Recorder, context: Brow
 
 def test_the_context_of_a_page_comes_first_and_once(recorder: Recorder, context: BrowserContext) -> None:
     page = context.new_page()
-    page.goto(recorder.page(loader(says="_veroq.push(['track', 'A'])"), "/here") + "?x=1#top")
+    here = recorder.page(loader(says="_veroq.push(['track', 'A'])"), "/here")
+    page.goto(recorder.page(f"<a href='{here}?x=1#top'>here</a>", "/from") + "?vero_id=1&y=2")
+    page.click("a")
     recorder.wait_for_commands(1)
     page.evaluate("document.title = 'Another', history.pushState(0, '', '/there'), void _veroq.push(['track', 'B'])")
     recorder.wait_for_commands(2)
@@ -326,5 +327,6 @@ def test_the_context_of_a_page_comes_first_and_once(recorder: Recorder, context:
     assert told["offset"] == page.evaluate("-new Date().getTimezoneOffset() / 60")
     assert told["timezone"] == page.evaluate("Intl.DateTimeFormat().resolvedOptions().timeZone")
     assert (told["language"], told["screen"]) == ("en-US", "1280x720")
-    assert recorder.accepted[1]["page"] == {"url": recorder.url("/here?x=1#top"), "referrer": "", "title": "A page"}
-    assert recorder.accepted[2]["page"] == {"url": recorder.url("/there"), "referrer": "", "title": "Another"}
+    came = recorder.url("/from?y=2")
+    assert recorder.accepted[1]["page"] == {"url": recorder.url("/here?x=1#top"), "referrer": came, "title": "A page"}
+    assert recorder.accepted[2]["page"] == {"url": recorder.url("/there"), "referrer": came, "title": "Another"}

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page
 
 from tests.browser.conftest import NewContext
-from tests.browser.recorder import KEY, Answer, Recorder
+from tests.browser.recorder import Answer, Recorder
 from tests.server import wait_for
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -36,7 +36,7 @@ def recorder(running_recorder: Recorder) -> Iterator[Recorder]:
 
 
 def snippet(options: str = "", says: str = "") -> str:
-    init = f"var _veroq = _veroq || []; _veroq.push(['init', {{api_key: '{KEY}', {options}}}]);"
+    init = f"var _veroq = _veroq || []; _veroq.push(['init', {{api_key: 'API_KEY', {options}}}]);"
     return f'<script>{init}{says}</script><script src="/veroq.js"></script>'
 
 
@@ -59,9 +59,11 @@ def wait_until_sent(page: Page) -> None:
 
 
 def test_a_long_queue_goes_in_order_and_in_parts(recorder: Recorder, page: Page) -> None:
-    page.goto(recorder.page(snippet(says="for (let n = 0; n < 120; n++) _veroq.push(['track', 'n', {n}])")))
+    page.goto(recorder.page(snippet()))
+    recorder.wait_for_commands(1, "context")
+    page.evaluate("for (let n = 0; n < 120; n++) _veroq.push(['track', 'n', {n}])")
     recorder.wait_for_commands(120)
-    assert [len(batch.ids) for batch in recorder.batches] == [50, 50, 21]
+    assert [len(batch.ids) for batch in recorder.batches] == [1, 50, 50, 20]
     assert [command[2]["n"] for command in recorder.commands()] == list(range(120))
 
     ids = [entry["id"] for entry in recorder.accepted]
@@ -75,7 +77,7 @@ def test_a_long_queue_goes_in_order_and_in_parts(recorder: Recorder, page: Page)
     # by size as well, in bytes: 40 of 9 KB, two at a time
     page.evaluate("for (let n = 0; n < 40; n++) _veroq.push(['track', 'big', {n, text: 'ä'.repeat(4500)}])")
     assert [command[2]["n"] for command in recorder.wait_for_commands(160)[120:]] == list(range(40))
-    assert [len(batch.ids) for batch in recorder.batches[3:]] == [2] * 20
+    assert [len(batch.ids) for batch in recorder.batches[4:]] == [2] * 20
     assert all(batch.size < 30_000 for batch in recorder.batches)
 
     # and one that is larger than all bounds goes alone
@@ -86,6 +88,7 @@ def test_a_long_queue_goes_in_order_and_in_parts(recorder: Recorder, page: Page)
 
 
 def test_what_is_pushed_during_a_request_waits_for_the_next(recorder: Recorder, page: Page) -> None:
+    page.add_init_script("Object.defineProperty(navigator, 'locks', { value: undefined })")  # as on plain http
     recorder.held = True
     page.goto(recorder.page(snippet()))
     recorder.wait_for_batches(1)
@@ -112,20 +115,20 @@ def test_failures_are_repeated_after_growing_waits(recorder: Recorder, page: Pag
     wait_until_sent(page)
 
     # the gateway says when
-    recorder.answers.extend([Answer(503, retry_after=7), Answer(429, retry_after=99)])
+    recorder.answers.extend([Answer(503, retry_after=7), Answer(429, retry_after=99), Answer(503, retry_after=10**10)])
     push(page, ["track", "B"])
     recorder.wait_for_commands(2)
-    assert page.evaluate("delays.slice(10)") == [7000, 99000]
+    assert page.evaluate("delays.slice(10)") == [7000, 99_000, 86_400_000], "a day at most: timers overflow"
 
     # no answer at all
     recorder.held = True
-    push(page, ["track", "C"])
     before = len(recorder.batches)
+    push(page, ["track", "C"])
     recorder.wait_for_batches(before + 2)
     recorder.held = False
     recorder.wait_for_commands(3)
     wait_until_sent(page)
-    assert page.evaluate("delays.length") >= 13
+    assert page.evaluate("delays.length") >= 14
 
 
 def test_a_waiting_queue_is_not_hurried_by_new_commands(recorder: Recorder, page: Page) -> None:
@@ -157,7 +160,7 @@ def test_what_the_gateway_refuses_for_good_is_dropped_and_said(recorder: Recorde
     push(page, *(["track", name] for name in ("too large", "B", "C", "D")))
     assert recorder.wait_for_commands(3) == [["track", name] for name in "BCD"]
     assert [len(batch.ids) for batch in recorder.batches[2:]] == [4, 2, 1, 1, 1, 1]
-    assert len(warnings) == 3
+    wait_for(lambda: len(warnings) == 3, message="the third warning")
     wait_until_sent(page)
 
 
@@ -204,11 +207,28 @@ def test_a_leaving_page_sends_a_beacon_and_the_next_page_makes_sure(recorder: Re
 
 def test_a_beacon_leaves_out_what_is_under_way(recorder: Recorder, page: Page) -> None:
     recorder.held = True
-    page.goto(recorder.page(snippet(says="_veroq.push(['track', 'A'])")))
+    page.goto(recorder.page(snippet(says="_veroq.push(['track', 'A', 'x'.repeat(24000)])")))
     recorder.wait_for_batches(1)
-    push(page, ["track", "B"])
+    push(page, *(["track", f"B{number}", "x" * 11_000] for number in range(4)))  # together more than browsers let go
     page.close()
-    assert recorder.wait_for_batches(2)[1].commands == [["track", "B"]]
+    left = [command[1] for command in recorder.wait_for_batches(2)[1].commands]
+    assert left
+    assert left == ["B0", "B1", "B2", "B3"][: len(left)]
+
+
+def test_a_page_that_is_hidden_twice_sends_two_beacons(recorder: Recorder, page: Page) -> None:
+    page.add_init_script(BLOCKED + "; " + timers())
+    recorder.answers.append(Answer(503))
+    page.goto(recorder.page(snippet(says="_veroq.push(['track', 'A'])")))
+    wait_for(lambda: page.evaluate("delays.length"), message="the failed request")
+    for count in (1, 2):
+        for hidden in ("true", "false"):
+            page.evaluate(
+                f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}),"
+                "document.dispatchEvent(new Event('visibilitychange'))"
+            )
+        assert recorder.wait_for_batches(1 + count)[count].commands[1:] == [["track", "A"]]
+    assert len(recorder.batches) == 3
 
 
 def test_two_tabs_share_the_queue(recorder: Recorder, context: BrowserContext) -> None:
@@ -221,7 +241,7 @@ def test_two_tabs_share_the_queue(recorder: Recorder, context: BrowserContext) -
         wait_for(lambda tab=tab: tab.evaluate("delays.length"), message="the failed request")
         push(tab, *(["track", f"{number}{letter}"] for letter in "ABC"))
     first = tabs[0]
-    assert len(stored(first)) == 8
+    wait_for(lambda: len(stored(first)) == 8, message="each tab to see the other's entries")
     recorder.always, recorder.held = Answer(), True
     before = len(recorder.batches)
     for tab in tabs:
@@ -276,22 +296,25 @@ def test_storage_can_be_declined_and_may_be_full(recorder: Recorder, page: Page)
 
 
 def test_a_long_absence_keeps_the_newest_500_of_a_week(recorder: Recorder, page: Page) -> None:
-    url = recorder.page("", "/plain")
-    page.goto(url)
+    plain = recorder.page("", "/plain")
+    page.goto(plain)
     page.evaluate(
         """key => { const day = 864e5, put = (at, n) => { const hex = '0' + at.toString(16);
           const id = hex.slice(0, 8) + '-' + hex.slice(8) + '-7000-a000-' + (n + '').padStart(12, 0);
           const entry = { id, at, command: ['track', 'old', { n }], page: {} };
           localStorage['vq.' + key + '.' + id] = JSON.stringify(entry) };
-        put(Date.now() - 8 * day, -1);
-        for (let n = 0; n < 520; n++) put(Date.now() - 6 * day + n, n);
+        for (let n = 0; n < 100; n++) put(Date.now() - 8 * day + n, n);
+        for (let n = 100; n < 500; n++) put(Date.now() - 6 * day + n, n);
         localStorage['vq.other.x'] = 'of another site'; localStorage['vqx'] = localStorage['mine'] = 1; }""",
-        KEY,
+        recorder.key,
     )
     page.goto(recorder.page(snippet()))
     wait_for(lambda: stored(page) == ["vq.other.x"], 15, "the old entries to go")
     assert page.evaluate("localStorage.length") == 3
-    assert [command[2]["n"] for command in recorder.commands()] == list(range(21, 520))
+    assert [command[2]["n"] for command in recorder.commands()] == list(range(100, 500))
+
+    page.evaluate("for (let n = 500; n < 1050; n++) _veroq.push(['track', 'new', {n}])")
+    assert [command[2]["n"] for command in recorder.wait_for_commands(900)[400:]] == list(range(550, 1050))
 
 
 def test_a_device_token_is_kept_until_the_cookie_works(recorder: Recorder, page: Page) -> None:
@@ -306,6 +329,7 @@ def test_a_device_token_is_kept_until_the_cookie_works(recorder: Recorder, page:
 
 
 def test_a_page_that_comes_back_from_the_cache_goes_on(recorder: Recorder, page: Page) -> None:
+    page.add_init_script(timers(wait=1))
     page.add_init_script("window.shows = []; addEventListener('pageshow', event => shows.push(event.persisted))")
     page.goto(recorder.page(snippet(says="_veroq.push(['track', 'A'])"), "/1"))
     recorder.wait_for_commands(1)
@@ -318,6 +342,15 @@ def test_a_page_that_comes_back_from_the_cache_goes_on(recorder: Recorder, page:
     push(page, ["track", "B"])
     assert recorder.wait_for_commands(2) == [["track", "A"], ["track", "B"]]
     assert len(recorder.commands("context")) == 2
+    wait_until_sent(page)
+
+    # a request that was under way when the page left does not hold up the rest
+    recorder.held = True
+    before = len(recorder.batches)
+    push(page, ["track", "C"])
+    recorder.wait_for_batches(before + 1)
+    page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    assert recorder.wait_for_batches(before + 2)[-1].ids == recorder.batches[-2].ids
 
 
 def test_nothing_is_stored_or_sent_before_consent(recorder: Recorder, page: Page) -> None:
@@ -336,9 +369,10 @@ def test_nothing_is_stored_or_sent_before_consent(recorder: Recorder, page: Page
         ["track", "B"],
         ["consent", "granted"],
     ]
-    wait_for(lambda: stored(page) == [f"vq.{KEY}"], message="the token alone")
+    wait_for(lambda: stored(page) == [f"vq.{recorder.key}"], message="the token alone")
 
     # withdrawn: that is said once, then nothing is left and nothing more is sent
+    recorder.answers.append(Answer(body={"device": "another"}))
     push(page, ["consent", "denied"], ["track", "C"])
     assert recorder.wait_for_commands(7)[-1] == ["consent", "denied"]
     assert recorder.batches[-1].body["device"] == "token"
