@@ -36,6 +36,7 @@ from gateway.model import (
 )
 from gateway.store.base import Transaction
 
+RECEIPT_WINDOW = 5 * 60 * 1_000_000
 MAX_PAST = 7 * 24 * 3600 * 1_000_000
 MAX_FUTURE = 5 * 60 * 1_000_000
 CLOCK_TOLERANCE = 10 * 1_000_000
@@ -59,10 +60,12 @@ def trusted(batch: Batch | ServerBatch) -> bool:
 
 @dataclass(slots=True)
 class Done:
-    """The answer to a batch: the device it was kept on and the outcome of each command, in order."""
+    """The answer to a batch: the device it was kept on, the outcome of each command in order, and whether the same
+    batch had been received shortly before."""
 
     device_id: int
     outcomes: list[str] = field(default_factory=list)
+    repeated: bool = False
 
 
 class BatchRun(Run):
@@ -74,6 +77,8 @@ class BatchRun(Run):
         self.tombstones: dict[Key, int] = {}
         self.relative: list[Relative] = []
         self.revived: set[int] = set()
+        self.known_receipts: set[str] = set()
+        self.names: dict[str, str] = {}
 
     async def run(self, batches: Sequence[Batch | ServerBatch]) -> list[Done]:
         """Loads what the batches name, decides command by command, saves; one reply per batch."""
@@ -89,6 +94,7 @@ class BatchRun(Run):
         await loader.devices(servers, since)
         self._new_devices(batches, ids)
         self.tombstones = await self._deleted(batches, keys)
+        await self._recognise(batches)
         op_ids = {c.op_id for b in batches for c in b.commands if not isinstance(c, (Track, Writes, Context))}
         facts = await self.tx.recorded(self.site.site_id, op_ids) if op_ids else []
         self.recorded = {(f.device_id, f.op_id): f for f in facts}
@@ -136,6 +142,20 @@ class BatchRun(Run):
         hashes = {value_hash(self.site.site_id, k): k for k in keys}
         found = await self.tx.tombstones(self.site.site_id, list(hashes))
         return {hashes[h]: at for h, at in found.items()}
+
+    async def _recognise(self, batches: Sequence[Batch | ServerBatch]) -> None:
+        """Looks up which batches were received shortly before, and the first spelling of the names of their events."""
+        receipts = {self._receipt(b) for b in batches if isinstance(b, ServerBatch) and b.receipt}
+        folded = {c.folded for b in batches for c in b.commands if isinstance(c, Track) and c.folded}
+        if receipts:
+            self.known_receipts = await self.tx.receipts(self.site.site_id, receipts, self.now - RECEIPT_WINDOW)
+        if folded:
+            self.names = await self.tx.event_names(self.site.site_id, folded)
+
+    def _receipt(self, batch: ServerBatch) -> str:
+        """A batch's receipt. Whoever was deleted is somebody new afterwards, of whom nothing was received yet."""
+        deleted = self.tombstones.get(batch.key)
+        return f"{batch.receipt}-{deleted}" if deleted else batch.receipt
 
     async def _deepen(self, batches: Sequence[Batch | ServerBatch]) -> None:
         """Loads the profiles around everything whose identity may change in this wave."""
@@ -208,15 +228,23 @@ class BatchRun(Run):
         """Keeps what a server says about an identity on the identity's own pseudo-device."""
         deleted = self.tombstones.get(batch.key, -1)
         fresh = [c for c in batch.commands if self._time(c.sent_at, batch)[0] > deleted]
-        if not fresh:
+        if not fresh or (batch.known_only and batch.key not in self.world.identities):
             return Done(0, ["noop" for _ in batch.commands])
         device = self._server_device(batch.key, batch.received_at, batch.actor, batch.proof)
-        done = Done(device.device_id)
+        done = Done(device.device_id, repeated=bool(batch.receipt) and self._received_before(batch))
         for n, command in enumerate(batch.commands):
             at, clamped = self._time(command.sent_at + min(n, 999), batch)
-            old = at <= deleted
+            old = at <= deleted or (done.repeated and isinstance(command, Track))
             done.outcomes.append("noop" if old else self._command(batch, device, command, at, clamped))
         return done
+
+    def _received_before(self, batch: ServerBatch) -> bool:
+        receipt = self._receipt(batch)
+        if receipt in self.known_receipts:
+            return True
+        self.known_receipts.add(receipt)
+        self.receipts[receipt] = batch.received_at
+        return False
 
     def _server_device(self, key: Key, at: int, actor: str, proof: Proof) -> Device:
         identity = self.world.identities.get(key)
@@ -311,7 +339,12 @@ class BatchRun(Run):
         return decider.logout(op)
 
     def _event(self, batch: Batch | ServerBatch, device: Device, command: Track, at: int, clamped: bool) -> None:
-        what = (self.new_id(), device.device_id, command.op_id, command.name, command.data)
+        name = command.name
+        if command.folded:
+            if command.folded not in self.names:
+                self.names[command.folded] = self.new_names[command.folded] = name
+            name = self.names[command.folded]
+        what = (self.new_id(), device.device_id, command.op_id, name, command.data)
         self.events.append(Event(*what, at, batch.received_at, command.extras, command.page, clamped))
 
     def _write(self, batch: Batch | ServerBatch, device: Device, command: Writes, at: int) -> None:

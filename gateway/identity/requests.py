@@ -18,12 +18,16 @@ class Command:
 
 @dataclass(slots=True)
 class Track(Command):
-    """An event; `data`, `extras` and `page` are JSON."""
+    """An event; `data`, `extras` and `page` are JSON.
+
+    Events of one site with equal `folded` are shown under the name that was seen first.
+    """
 
     name: str = ""
     data: bytes = b"{}"
     extras: bytes | None = None
     page: bytes | None = None
+    folded: str = ""
 
 
 @dataclass(slots=True)
@@ -114,7 +118,9 @@ class Batch:
 class ServerBatch:
     """Commands about one identity without a browser; they are kept on that identity's server visitor.
 
-    `proof` is `server` with the secret key and `claimed` with the public key alone.
+    `proof` is `server` with the secret key and `claimed` with the public key alone. Of a batch whose `receipt` was kept
+    in the last five minutes the events are not kept again; what sets a state is, for another may have been set between.
+    `known_only`: nothing is kept about somebody who was never seen.
     """
 
     site: Site
@@ -123,6 +129,8 @@ class ServerBatch:
     received_at: int
     actor: str = "server"
     proof: Proof = Proof.SERVER
+    receipt: str = ""
+    known_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class Run:
         self.events: list[Event] = []
         self.writes: list[Write] = []
         self.births: list[tuple[str, int]] = []
+        self.receipts: dict[str, int] = {}
+        self.new_names: dict[str, str] = {}
 
     def next_seq(self) -> int:
         """The next place in the ledger: time-ordered, and behind everything committed even if the clock went back."""
@@ -46,7 +48,7 @@ class Run:
 
     async def save(self) -> None:
         """Writes the difference between the world as it was loaded and as it is now."""
-        changes = Changes(births=self.births)
+        changes = Changes(births=self.births, receipts=[*self.receipts.items()], event_names=[*self.new_names.items()])
         world = self.world
         added = await self.tx.add_events(self.site.site_id, self.events) if self.events else set()
         for event in self.events:

@@ -42,6 +42,8 @@ class Changes:
     writes_gone: list[Write] = field(default_factory=list)
     births: list[tuple[str, int]] = field(default_factory=list)
     tombstones: list[tuple[str, int]] = field(default_factory=list)
+    receipts: list[tuple[str, int]] = field(default_factory=list)
+    event_names: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Transaction(Protocol):
@@ -91,6 +93,12 @@ class Transaction(Protocol):
 
     async def tombstones(self, site_id: int, hashes: Collection[str]) -> dict[str, int]:
         """When identities were deleted, by their digest."""
+
+    async def receipts(self, site_id: int, receipts: Collection[str], since: int) -> set[str]:
+        """Those of the given receipts that were kept after `since`."""
+
+    async def event_names(self, site_id: int, folded: Collection[str]) -> dict[str, str]:
+        """The first spelling of event names, by the form under which they are compared."""
 
     async def writes(self, site_id: int, device_ids: Collection[int], keys: Collection[str]) -> list[Write]:
         """Property, tag and subscription facts of devices under the given keys, oldest first."""

@@ -5,6 +5,7 @@ A backend gives `fetch` and `execute` for statements written with $1, $2 … and
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -29,6 +30,11 @@ from gateway.store.base import Changes
 
 Rows = list[tuple[Any, ...]]
 
+FORGET_RECEIPTS = 0.02
+"""How often old receipts are cleared away: with so many of the groups that keep new ones."""
+
+RECEIPTS_KEPT = 3600 * 1_000_000
+
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 
@@ -44,6 +50,7 @@ KEYS = {
     "link_tokens": "site_id, token, device_id",
     "births": "site_id, message_id",
     "tombstones": "site_id, value_hash",
+    "receipts": "site_id, receipt",
 }
 """The primary key of each table that is saved by upsert."""
 
@@ -262,6 +269,14 @@ class SqlTransaction(ABC):
         )
         return [Write(*r) for r in await self.fetch(sql, site_id, list(device_ids), list(keys))]
 
+    async def receipts(self, site_id: int, receipts: Collection[str], since: int) -> set[str]:
+        sql = "/* receipts.known */ select receipt from receipts where site_id = $1 and receipt = any($2) and at > $3"
+        return {r[0] for r in await self.fetch(sql, site_id, list(receipts), since)}
+
+    async def event_names(self, site_id: int, folded: Collection[str]) -> dict[str, str]:
+        sql = "/* event_names.first */ select folded, name from event_names where site_id = $1 and folded = any($2)"
+        return {r[0]: r[1] for r in await self.fetch(sql, site_id, list(folded))}
+
     async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
         rows = [(site_id, *_event_row(e)) for e in events]
         tail = "on conflict (device_id, message_id) do nothing returning event_id"
@@ -326,6 +341,16 @@ class SqlTransaction(ABC):
         await self.upsert("births", site_id, "message_id, device_id", c.births)
         await self.upsert("tombstones", site_id, "value_hash, deleted_at", c.tombstones)
         await self._save_errors(site_id, c.errors)
+        await self._save_receipts(site_id, c)
+
+    async def _save_receipts(self, site_id: int, c: Changes) -> None:
+        await self.upsert("receipts", site_id, "receipt, at", c.receipts)
+        if c.receipts and random.random() < FORGET_RECEIPTS:
+            sql = "/* receipts.forget */ delete from receipts where site_id = $1 and at < $2"
+            await self.execute(sql, site_id, min(at for _, at in c.receipts) - RECEIPTS_KEPT)
+        names = [(site_id, *row) for row in sorted(c.event_names)]
+        if names:
+            await self.insert("event_names", "site_id, folded, name", names, "on conflict (site_id, folded) do nothing")
 
     async def _remove(self, site_id: int, c: Changes) -> None:
         for table, column, ids in (
