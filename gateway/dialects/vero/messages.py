@@ -27,7 +27,7 @@ _ISO_ZONE = re.compile(r"\s*(?:UTC|GMT)$")
 
 @dataclass(slots=True)
 class Said:
-    """Something about one person. `receipt`: equal requests have equal ones; `known_only`: of nobody new."""
+    """Something about one person. `receipt`: the same for equal requests; `known_only`: nobody is created by it."""
 
     key: Key
     commands: list[Command]
@@ -155,7 +155,7 @@ def events_track(call: Call) -> Said:
     if rows:
         commands.append(call.writes(rows))
     extras = msgspec.json.encode(call.extras) if call.extras else None
-    commands.append(Track(*call.head(), "", name, encoded, extras))
+    commands.append(Track(*call.head(), "", name, encoded, extras, folded=folded(name)))
     # Vero compares the data; where there is none, what the caller named the message.
     content = data or {"check_id": call.extras.get("check_id")}
     return Said(key, commands, rules.fingerprint("events/track", key, folded(name), content))

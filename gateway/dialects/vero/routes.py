@@ -110,9 +110,11 @@ async def said(gateway: Gateway, caller: Caller, message: Said) -> bool:
             if caller.server:
                 raise BadRequest(reason)
             commands[n] = Refused(command.op_id, command.sent_at, code="spoofed_system_event", message=reason)
-    batch = ServerBatch(caller.site, message.key, commands, now(), caller.actor, caller.proof)
-    await gateway.writer.commands(batch)
-    return False
+    receipt = f"{message.receipt}-{caller.actor}" if message.receipt else ""
+    who = (caller.site, message.key, commands, now(), caller.actor, caller.proof)
+    done = await gateway.writer.commands(ServerBatch(*who, receipt, message.known_only))
+    # A page must not learn whether somebody else sent the same.
+    return done.repeated and caller.server
 
 
 async def heartbeat(request: Request) -> Response:
