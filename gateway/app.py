@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 
 import msgspec
 from starlette.applications import Starlette
@@ -35,7 +36,16 @@ def make_store(settings: Settings) -> Store:
     """The store a database URL names."""
     if settings.database.startswith("sqlite:///"):
         return SqliteStore(settings.database.removeprefix("sqlite:///"))
-    raise SettingError("GATEWAY_DATABASE: this build serves sqlite:/// only", "write sqlite:///path/to/file.db")
+    try:
+        postgres = import_module("gateway.store.postgres")
+    except ModuleNotFoundError as missing:
+        if missing.name != "asyncpg":
+            raise
+        raise SettingError(
+            "GATEWAY_DATABASE: PostgreSQL needs asyncpg", "pip install 'veroq-gateway[postgres]'"
+        ) from None
+    store: Store = postgres.PostgresStore(settings.database)
+    return store
 
 
 async def signing_keys(settings: Settings, store: Store) -> list[str]:
@@ -82,9 +92,8 @@ def health_routes(gateway: Gateway) -> list[BaseRoute]:
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
-    """Every front door."""
+    """Every front door but the ingest path."""
     doors: list[list[BaseRoute]] = [
-        ingest.routes(gateway),
         native.routes(gateway),
         dialects.routes(gateway),
         redirect.routes(gateway),
@@ -95,13 +104,27 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     return [route for door in doors for route in door]
 
 
-def make_app(gateway: Gateway, extra: list[BaseRoute] | None = None) -> Starlette:
+class Front:
+    """The application of an opened gateway. What pages push goes straight to ingest, everything else by the routes."""
+
+    def __init__(self, gateway: Gateway, extra: list[BaseRoute] | None = None) -> None:
+        handlers = {GatewayError: on_gateway_error, HTTPException: on_http_error, Exception: on_bug}
+        self.gateway = gateway
+        self.ingest = ingest.Ingest(gateway)
+        self.routed = Starlette(routes=[*routes(gateway), *(extra or [])], exception_handlers=handlers)
+        self.routed.router.redirect_slashes = False
+        self.routed.state.gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == ingest.PATH:
+            await self.ingest(scope, receive, send)
+        else:
+            await self.routed(scope, receive, send)
+
+
+def make_app(gateway: Gateway, extra: list[BaseRoute] | None = None) -> Front:
     """The application of an opened gateway; `extra` routes come last."""
-    handlers = {GatewayError: on_gateway_error, HTTPException: on_http_error, Exception: on_bug}
-    app = Starlette(routes=[*routes(gateway), *(extra or [])], exception_handlers=handlers)
-    app.router.redirect_slashes = False
-    app.state.gateway = gateway
-    return app
+    return Front(gateway, extra)
 
 
 class Application:
@@ -110,7 +133,7 @@ class Application:
     def __init__(self, settings: Settings, *, demo: bool = False) -> None:
         self.settings = settings
         self.demo = demo
-        self.app: Starlette | None = None
+        self.app: Front | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

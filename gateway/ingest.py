@@ -1,25 +1,61 @@
-"""POST /v1/commands: what pages and servers push, kept durably before it is answered."""
+"""POST /v1/commands: what pages and servers push, kept durably before it is answered.
+
+This is the one path that every page view takes, so it is plain ASGI: no request and response objects, the headers read
+once, a verified cookie remembered.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from gateway.commands import MAX_BODY, Body, Parser, decode_body, identity
 from gateway.context import Gateway
 from gateway.cookies import PENDING_LINK, REFRESH_AFTER, cookie_name, read_cookies, set_cookie
-from gateway.errors import BadRequest, BadToken, Forbidden, GatewayError
+from gateway.errors import BadRequest, BadToken, Forbidden, GatewayError, TooLarge, Unauthorized
 from gateway.identity.requests import Batch, Command, Login, Operation, Person, Reidentify, ServerBatch, Writes
 from gateway.model import Key, Site, now
 from gateway.signing import device_token, read_device_token
-from gateway.web import answer, bearer, body_of, check_not_a_browser, error_answer
+from gateway.web import error_body, leaked
 
+log = logging.getLogger("gateway.ingest")
+
+PATH = "/v1/commands"
 PREFLIGHT_SECONDS = 7200
+REMEMBERED_COOKIES = 50_000
+REMEMBERED_SECONDS = 3600
+
+_encode = msgspec.json.encode
+
+
+@dataclass(slots=True)
+class Caller:
+    """What a request's headers say, as text."""
+
+    scheme: str = "http"
+    host: str = ""
+    cookie: str = ""
+    origin: str = ""
+    authorization: str = ""
+    browser: bool = False
+    length: int = 0
+
+
+@dataclass(slots=True)
+class Reply:
+    """What is answered: status, JSON, headers."""
+
+    status: int
+    data: object
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def add(self, name: str, value: str) -> None:
+        """Adds a header."""
+        self.headers.append((name.encode(), value.encode("latin-1", "replace")))
 
 
 @dataclass(slots=True)
@@ -32,62 +68,177 @@ class Shown:
     other: int = 0
 
 
-def routes(gateway: Gateway) -> list[BaseRoute]:
-    """The ingest endpoint and its preflight."""
+def caller(scope: Scope) -> Caller:
+    """Reads the headers once."""
+    found = Caller(scope["scheme"])
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            found.cookie = f"{found.cookie}; {value.decode('latin-1')}" if found.cookie else value.decode("latin-1")
+        elif name == b"host":
+            found.host = value.decode("latin-1")
+        elif name == b"origin":
+            found.origin, found.browser = value.decode("latin-1"), True
+        elif name == b"sec-fetch-site":
+            found.browser = True
+        elif name == b"authorization":
+            found.authorization = value.decode("latin-1")
+        elif name == b"content-length":
+            found.length = int(value) if value.isdigit() else 0
+    return found
 
-    async def commands(request: Request) -> Response:
-        origin = request.headers.get("origin", "")
+
+async def body_of(receive: Receive, length: int) -> bytes:
+    """The request's body. Raises TooLarge as soon as it is over the limit, BadRequest if it breaks off."""
+    too_large = TooLarge(f"the body is larger than {MAX_BODY // 1024} KiB", "send fewer or smaller entries at a time")
+    if length > MAX_BODY:
+        raise too_large
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the body broke off")
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            raise too_large
+        if not message.get("more_body"):
+            return body
+
+
+class Ingest:
+    """The endpoint and its preflight as an ASGI application."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.cookies: dict[tuple[int, str], tuple[int, int, float]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = caller(scope)
         try:
-            raw = await body_of(request, MAX_BODY)
-            if "authorization" in request.headers:
-                return await from_server(gateway, request, raw)
-            response = await from_page(gateway, request, raw)
+            reply = await self._answer(scope["method"], asked, receive)
         except GatewayError as error:
-            response = error_answer(error)
-        allow_origin(response, origin)
-        return response
+            reply = Reply(error.status, error_body(error.code, error.message, error.hint))
+            if error.retry_after is not None:
+                reply.add("retry-after", str(error.retry_after))
+        except Exception:
+            log.exception("%s %s failed", scope["method"], PATH)
+            reply = Reply(500, error_body("bug", "the gateway failed on this request", "the log says where"))
+        allow_origin(reply, asked.origin)
+        body = b"" if reply.data is None else _encode(reply.data)
+        if reply.data is not None:
+            reply.headers.append((b"content-type", b"application/json"))
+            reply.headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+        await send({"type": "http.response.body", "body": body})
 
-    async def preflight(request: Request) -> Response:
-        response = Response(status_code=204)
-        allow_origin(response, request.headers.get("origin", ""))
-        response.headers["Access-Control-Allow-Methods"] = "POST, OPTIONS"
-        response.headers["Access-Control-Allow-Headers"] = "content-type"
-        response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
-        return response
+    async def _answer(self, method: str, asked: Caller, receive: Receive) -> Reply:
+        if method == "OPTIONS":
+            return preflight()
+        if method != "POST":
+            refused = Reply(405, error_body("method_not_allowed", f"{method} is not possible here", "send a POST"))
+            refused.add("allow", "POST, OPTIONS")
+            return refused
+        raw = await body_of(receive, asked.length)
+        if asked.authorization:
+            return await from_server(self.gateway, asked, raw)
+        return await self.from_page(asked, raw)
 
-    return [
-        Route("/v1/commands", commands, methods=["POST"]),
-        Route("/v1/commands", preflight, methods=["OPTIONS"]),
-    ]
+    # --- pages ------------------------------------------------------------------------------------------------------
+
+    async def from_page(self, asked: Caller, raw: bytes) -> Reply:
+        """Keeps a page's commands on its device; the reply is the same whatever the gateway knew."""
+        gateway = self.gateway
+        received = now()
+        body = decode_body(raw)
+        site = await gateway.sites.by_api_key(body.key)
+        check_origin(site, asked.origin)
+        name = cookie_name(asked.scheme, asked.host)
+        shown = self.shown_device(site, asked, name, body)
+        parser = Parser(site, gateway.signer)
+        commands: list[Command] = []
+        for entry in body.commands:
+            parsed = parser.entry(entry)
+            if parsed is not None:
+                commands += parsed[1]
+        pending = read_cookies(asked.cookie, PENDING_LINK) if PENDING_LINK in asked.cookie else []
+        if pending and commands:
+            commands = [*confirmed(parser, pending[0], commands), *commands]
+        measured = received - int(body.sent_at * 1000) if body.sent_at and 0 < body.sent_at < 2**52 else None
+        device_id = shown.device_id
+        if commands:
+            batch = Batch(site, device_id, commands, received, measured, shown.other)
+            device_id = (await gateway.writer.commands(batch)).device_id
+        return self.taken(site, name, shown, device_id, parser, had_pending=bool(pending))
+
+    def shown_device(self, site: Site, asked: Caller, name: str | None, body: Body) -> Shown:
+        """The device a browser proves to be: by its cookie, else by the token it was given while it had none."""
+        shown = Shown()
+        for value in read_cookies(asked.cookie, name) if name and asked.cookie else ():
+            try:
+                shown.device_id, shown.signed_at = self.verified(site, value)
+                shown.by_cookie = True
+                break
+            except BadToken:
+                continue
+        if body.device:
+            try:
+                device_id, _ = self.verified(site, body.device)
+            except BadToken:
+                return shown
+            if shown.device_id and device_id != shown.device_id:
+                shown.other = device_id
+            shown.device_id = shown.device_id or device_id
+        return shown
+
+    def verified(self, site: Site, token: str) -> tuple[int, int]:
+        """(device id, when it was signed). A token verified within the hour is not verified again."""
+        known = self.cookies.get((site.site_id, token))
+        if known is not None and known[2] > time.monotonic():
+            return known[0], known[1]
+        device_id, signed_at = read_device_token(self.gateway.signer, site.site_id, token)
+        if len(self.cookies) >= REMEMBERED_COOKIES:
+            self.cookies.clear()
+        self.cookies[site.site_id, token] = (device_id, signed_at, time.monotonic() + REMEMBERED_SECONDS)
+        return device_id, signed_at
+
+    def taken(
+        self, site: Site, name: str | None, shown: Shown, device_id: int, parser: Parser, *, had_pending: bool
+    ) -> Reply:
+        """202 for a page; sets or renews the cookie, and gives the token to a browser that has not shown the cookie."""
+        data = {"status": "ok"}
+        reply = Reply(202, data, [(b"cache-control", b"no-store")])
+        fresh = shown.by_cookie and time.time() - shown.signed_at < REFRESH_AFTER
+        if device_id and not fresh:
+            token = device_token(self.gateway.signer, site.site_id, device_id)
+            if name:
+                third_party = self.gateway.settings.cookie_mode == "third_party"
+                reply.add("set-cookie", set_cookie(name, token, third_party=third_party))
+            if not shown.by_cookie:
+                data["device"] = token
+        if had_pending:
+            reply.add("set-cookie", f"{PENDING_LINK}=; Path=/; Max-Age=0")
+        if parser.skipped:
+            # The body stays the same for everybody; whoever embeds the snippet finds the reason in the network panel.
+            reason = "".join(filter(str.isprintable, parser.skipped[0].reason.encode("ascii", "replace").decode()))
+            reply.add("x-gateway-skipped", f"{len(parser.skipped)}; {reason[:300]}")
+            reply.add("access-control-expose-headers", "X-Gateway-Skipped")
+        return reply
 
 
-def allow_origin(response: Response, origin: str) -> None:
+def preflight() -> Reply:
+    """What a browser asks before it sends JSON to another origin."""
+    reply = Reply(204, None)
+    reply.add("access-control-allow-methods", "POST, OPTIONS")
+    reply.add("access-control-allow-headers", "content-type")
+    reply.add("access-control-max-age", str(PREFLIGHT_SECONDS))
+    return reply
+
+
+def allow_origin(reply: Reply, origin: str) -> None:
     """Lets a page read the answer. Whether its commands were taken was decided by the site's own list of origins."""
     if origin:
-        response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Allow-Credentials"] = "true"
-    response.headers["Vary"] = "Origin"
-
-
-# --- pages ------------------------------------------------------------------------------------------------------------
-
-
-async def from_page(gateway: Gateway, request: Request, raw: bytes) -> Response:
-    """Keeps a page's commands on its device; the reply is the same whatever the gateway knew."""
-    received = now()
-    body = decode_body(raw)
-    site = await gateway.sites.by_api_key(body.key)
-    check_origin(site, request.headers.get("origin", ""))
-    shown = shown_device(gateway, site, request, body)
-    parser = Parser(site, gateway.signer)
-    commands = [c for entry in body.commands if (parsed := parser.entry(entry)) for c in parsed[1]]
-    pending = pending_link(parser, request, commands, received)
-    measured = received - int(body.sent_at * 1000) if body.sent_at and 0 < body.sent_at < 2**52 else None
-    device_id = shown.device_id
-    if commands or shown.other:
-        batch = Batch(site, device_id, [*pending, *commands], received, measured, shown.other)
-        device_id = (await gateway.writer.commands(batch)).device_id
-    return reply(gateway, site, request, shown, device_id, parser, had_pending=bool(pending))
+        reply.add("access-control-allow-origin", origin)
+        reply.add("access-control-allow-credentials", "true")
+    reply.headers.append((b"vary", b"Origin"))
 
 
 def check_origin(site: Site, origin: str) -> None:
@@ -97,77 +248,25 @@ def check_origin(site: Site, origin: str) -> None:
         raise Forbidden(f"pages of {origin[:200]} may not use this key", hint, code="unknown_origin")
 
 
-def shown_device(gateway: Gateway, site: Site, request: Request, body: Body) -> Shown:
-    """The device a browser proves to be: by its cookie, else by the token it was given while it had none."""
-    shown = Shown()
-    name = cookie_name(request.url.scheme, request.headers.get("host", ""))
-    for value in read_cookies(request.headers.get("cookie", ""), name) if name else ():
-        try:
-            shown.device_id, shown.signed_at = read_device_token(gateway.signer, site.site_id, value)
-            shown.by_cookie = True
-            break
-        except BadToken:
-            continue
-    if body.device:
-        try:
-            device_id, _ = read_device_token(gateway.signer, site.site_id, body.device)
-        except BadToken:
-            return shown
-        if shown.device_id and device_id != shown.device_id:
-            shown.other = device_id
-        shown.device_id = shown.device_id or device_id
-    return shown
-
-
-def pending_link(parser: Parser, request: Request, commands: list[Command], received: int) -> list[Command]:
+def confirmed(parser: Parser, token: str, commands: list[Command]) -> list[Command]:
     """The link that a redirect left in a cookie: a page that pushes commands confirms it."""
-    values = read_cookies(request.headers.get("cookie", ""), PENDING_LINK)
-    if not values or not commands:
-        return []
     at = min(c.sent_at for c in commands) // 1000
-    entry = {"id": f"link-{values[0][-32:]}", "at": at, "command": ["link", values[0]]}
-    parsed = parser.entry(msgspec.json.encode(entry))
+    parsed = parser.entry(_encode({"id": f"link-{token[-32:]}", "at": at, "command": ["link", token]}))
     return parsed[1] if parsed else []
-
-
-def reply(
-    gateway: Gateway, site: Site, request: Request, shown: Shown, device_id: int, parser: Parser, *, had_pending: bool
-) -> Response:
-    """202 for a page; sets or renews the cookie, and gives the token to a browser that has not shown the cookie."""
-    data: dict[str, str] = {"status": "ok"}
-    headers: list[str] = []
-    name = cookie_name(request.url.scheme, request.headers.get("host", ""))
-    third_party = gateway.settings.cookie_mode == "third_party"
-    fresh = shown.by_cookie and time.time() - shown.signed_at < REFRESH_AFTER
-    if device_id and not fresh:
-        token = device_token(gateway.signer, site.site_id, device_id)
-        if name:
-            headers.append(set_cookie(name, token, third_party=third_party))
-        if not shown.by_cookie:
-            data["device"] = token
-    if had_pending or read_cookies(request.headers.get("cookie", ""), PENDING_LINK):
-        headers.append(f"{PENDING_LINK}=; Path=/; Max-Age=0")
-    response = answer(data, 202, {"Cache-Control": "no-store"})
-    for header in headers:
-        response.headers.append("Set-Cookie", header)
-    if parser.skipped:
-        # The body stays the same for everybody; whoever embeds the snippet finds the reason in the network panel.
-        reason = parser.skipped[0].reason.encode("ascii", "replace").decode()
-        response.headers["X-Gateway-Skipped"] = (
-            f"{len(parser.skipped)}; {''.join(filter(str.isprintable, reason))[:300]}"
-        )
-        response.headers["Access-Control-Expose-Headers"] = "X-Gateway-Skipped"
-    return response
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------
 
 
-async def from_server(gateway: Gateway, request: Request, raw: bytes) -> Response:
+async def from_server(gateway: Gateway, asked: Caller, raw: bytes) -> Reply:
     """Keeps a server's commands, each about an identity or a device, with proof `server`."""
     received = now()
-    site = await gateway.sites.by_secret(bearer(request))
-    check_not_a_browser(request, site)
+    kind, _, secret = asked.authorization.partition(" ")
+    if kind.lower() != "bearer":
+        raise Unauthorized("this call needs the site's secret key", "send Authorization: Bearer SECRET_KEY")
+    site = await gateway.sites.by_secret(secret.strip())
+    if asked.browser:
+        raise leaked(site)
     body = decode_body(raw)
     parser = Parser(site, gateway.signer, server=True)
     outcomes: list[str] = []
@@ -184,7 +283,7 @@ async def from_server(gateway: Gateway, request: Request, raw: bytes) -> Respons
             parser.skipped.append(parser.refusal(entry, error))
             outcomes.append("skipped")
     skipped = [{"command": s.command, "reason": s.reason} for s in parser.skipped]
-    return answer({"status": "ok", "outcomes": outcomes, "skipped": skipped}, 202)
+    return Reply(202, {"status": "ok", "outcomes": outcomes, "skipped": skipped})
 
 
 async def keep(gateway: Gateway, site: Site, command: Command, named: object, device: str | None, received: int) -> str:

@@ -91,8 +91,13 @@ def bearer(request: Request) -> str:
 
 
 def check_not_a_browser(request: Request, site: Site) -> None:
-    """A secret key that comes from a browser has leaked: it is refused, and the log says so."""
+    """Raises Forbidden for a secret key that comes from a browser."""
     if "origin" in request.headers or "sec-fetch-site" in request.headers:
-        log.warning("the secret key of site %s came from a browser: rotate it (gateway site rotate-key)", site.name)
-        message = "a secret key must never be used in a browser: it has leaked"
-        raise Forbidden(message, "rotate it: gateway site rotate-key", code="leaked_secret_key")
+        raise leaked(site)
+
+
+def leaked(site: Site) -> Forbidden:
+    """The refusal of a secret key that came from a browser; the log says so too."""
+    log.warning("the secret key of site %s came from a browser: rotate it (gateway site rotate-key)", site.name)
+    message = "a secret key must never be used in a browser: it has leaked"
+    return Forbidden(message, "rotate it: gateway site rotate-key", code="leaked_secret_key")
