@@ -24,7 +24,7 @@ from gateway.links import make_link
 from gateway.model import Site
 from gateway.settings import Settings, load
 from gateway.signing import new_secret
-from gateway.sites import auth_token, check_origin
+from gateway.sites import auth_token, check_kind, check_origin, check_time_zone
 
 T = TypeVar("T")
 
@@ -181,9 +181,11 @@ def set_site(
     trust: Annotated[str | None, typer.Option(help="guarded, strict or open")] = None,
     link_param: Annotated[str | None, typer.Option(help="name of the link parameter")] = None,
     device_cap: Annotated[int | None, typer.Option(min=1, help="devices a profile may have")] = None,
+    identity_kind: Annotated[list[str] | None, typer.Option(help="identities to take as well: email, phone")] = None,
+    time_zone: Annotated[str | None, typer.Option(help="where days are counted, such as Europe/Berlin")] = None,
     database: Database = None,
 ) -> None:
-    """Change a site; --origin replaces the list of origins."""
+    """Change a site; --origin and --identity-kind replace what was set before."""
 
     async def work(gateway: Gateway) -> Site:
         site = await site_named(gateway, name)
@@ -191,6 +193,8 @@ def set_site(
             raise BadRequest(f"trust cannot be {trust!r}", "use guarded, strict or open")
         given = {"trust": trust, "link_param": link_param, "device_cap": device_cap}
         given["origins"] = [check_origin(o) for o in origin] if origin else None  # type: ignore[assignment]
+        given["identity_kinds"] = [check_kind(k) for k in identity_kind] if identity_kind else None  # type: ignore[assignment]
+        given["time_zone"] = check_time_zone(time_zone) if time_zone else None
         site.settings |= {k: v for k, v in given.items() if v is not None}
         return await gateway.sites.save(site)
 

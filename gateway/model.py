@@ -13,9 +13,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
+from zoneinfo import ZoneInfo
 
 Key = tuple[str, str]
 """An identity: (kind, value), the value already normalised."""
+
+OPTIONAL_KINDS = ("email", "phone")
+"""Kinds of identities that a site turns on."""
 
 BEGINNING = 0
 FOREVER = 2**62
@@ -100,6 +104,16 @@ class Site:
     def token_cap(self) -> int:
         """On how many devices one link token may be seen before its links are withdrawn."""
         return int(self.settings.get("token_cap", 5))
+
+    @property
+    def identity_kinds(self) -> tuple[str, ...]:
+        """The kinds of identities that the server APIs take from profiles: `id` always, `email` and `phone` if on."""
+        return ("id", *(k for k in OPTIONAL_KINDS if k in self.settings.get("identity_kinds", ())))
+
+    @property
+    def time_zone(self) -> ZoneInfo:
+        """The time zone that days are counted in where another system's API speaks of days."""
+        return ZoneInfo(str(self.settings.get("time_zone", "UTC")))
 
     @property
     def link_param(self) -> str:

@@ -6,9 +6,10 @@ import base64
 import secrets
 import time
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gateway.errors import BadRequest, Forbidden, Unauthorized
-from gateway.model import Site, now
+from gateway.model import OPTIONAL_KINDS, Site, now
 from gateway.signing import new_secret, same
 from gateway.store.base import Store
 
@@ -79,6 +80,21 @@ def check_origin(origin: str) -> str:
     if scheme not in ("http", "https") or not rest or "/" in rest or "@" in rest or "*" in rest:
         raise BadRequest(f"{origin!r} is not an origin", "write it as https://www.shop.example")
     return f"{scheme}://{rest}".lower()
+
+
+def check_kind(kind: str) -> str:
+    """A kind of identity that can be turned on. Raises BadRequest for another."""
+    if kind not in OPTIONAL_KINDS:
+        raise BadRequest(f"identities of the kind {kind!r} cannot be turned on", f"use {' or '.join(OPTIONAL_KINDS)}")
+    return kind
+
+
+def check_time_zone(name: str) -> str:
+    """The name of a time zone. Raises BadRequest for one that is not known here."""
+    try:
+        return ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise BadRequest(f"there is no time zone {name!r}", "write it as Europe/Berlin or UTC") from error
 
 
 def auth_token(site: Site) -> str:
