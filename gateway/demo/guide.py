@@ -89,7 +89,7 @@ STORIES = (
                 "/inbox#import",
                 (0, 0),
             ),
-            Step("link", "Open the link in Mia's mail", "Signed, so it counts as evidence. Only tentative.", "/inbox"),
+            Step("link", "Open the link in Mia's mail", "A signed link is evidence. Still, it is a guess.", "/inbox"),
             Step("look", "Look around", "What happens now is kept for whoever this turns out to be.", "/#products"),
             Step("login", "Log in as customer {0.number}", "The page pushes reidentify again.", "/login", (0, 0)),
         ),

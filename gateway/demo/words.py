@@ -97,7 +97,7 @@ def _who(profile: Json | None, *, tentative: bool) -> Json:
         return _nobody("anonymous", "a stranger", "Known by its cookie only. Nobody logged in.")
     primary, title = str(profile["primary"] or "somebody"), _title(profile)
     names = len(profile["identities"])
-    line = "Known by one name." if names == 1 else f"One person with {names} names."
+    line = "Known by one name." if names == 1 else f"One person, {names} names."
     return {
         "state": "tentative" if tentative else "known",
         "title": title,

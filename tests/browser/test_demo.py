@@ -120,7 +120,7 @@ def test_a_subscriber_who_logs_in_is_one_person(visit: Visit) -> None:
     visit.do_step("Log in as customer 42")
     visit.log_in()
 
-    visit.sees("Jo42", "One person with 2 names.")
+    visit.sees("Jo42", "One person, 2 names.")
     visit.names("42", "jo@x.io")
     expect(visit.panel).to_contain_text("_veroq.push(['reidentify', '42', 'jo@x.io']);")
     visit.reads("jo@x.io is called 42 from now on.")
@@ -145,7 +145,7 @@ def test_an_imported_person_who_follows_the_mail_and_logs_in_is_one_person(visit
     visit.do_step("Log in as customer 57")
     visit.log_in()
 
-    visit.sees("Mia57", "One person with 2 names.")
+    visit.sees("Mia57", "One person, 2 names.")
     visit.names("57", "mia@x.io")
     visit.reads("mia@x.io is called 57 from now on.")
     visit.is_at_the_end()
