@@ -32,7 +32,7 @@ class Gateway:
     def device_id(self, site: Site, value: str | int) -> int:
         """A device id from its digits or from a browser's signed token. Raises BadRequest for anything else."""
         text = str(value)
-        if text.isdigit() and len(text) < 20:
+        if text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 2**63:
             return int(text)
         try:
             return read_device_token(self.signer, site.site_id, text)[0]

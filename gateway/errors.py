@@ -41,6 +41,13 @@ class NotFound(GatewayError):
     code = "not_found"
 
 
+class MethodNotAllowed(GatewayError):
+    """There is something at this path, but not with this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
 class Conflict(GatewayError):
     """The request contradicts something already recorded."""
 

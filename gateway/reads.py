@@ -21,6 +21,12 @@ LAST_ID = 2**63 - 1
 MAX_PAGE = 500
 VISITORS_AT_ONCE = 50
 
+NAMED = (
+    "from profiles p where p.site_id = $1 and p.live = 1 and exists (select 1 from profiles n"
+    " join identities i on i.site_id = n.site_id and i.home = n.profile_id"
+    " where n.site_id = p.site_id and n.root = p.profile_id and i.kind = $2)"
+)
+
 
 def page_size(limit: int | None) -> int:
     """How many rows a list answers: 50 unless asked, at most 500."""
@@ -360,6 +366,43 @@ class Reader:
         found = [p for p in [await self.profile(i) for i in ids[:size]] if p is not None]
         return {"profiles": found, "next": str(ids[size - 1]) if len(ids) > size else None}
 
+    async def named(self, kind: str, *, limit: int, after: str | None = None, before: str | None = None) -> Json:
+        """A page of the profiles with an identity of a kind, newest first, their number, and cursors both ways."""
+        if before:
+            ids = (await self._named(kind, ">", _number(before), limit + 1))[::-1]
+            page, newer = ids[-limit:], len(ids) > limit
+            older = bool(page and await self._named(kind, "<", page[-1], 1))
+        else:
+            ids = await self._named(kind, "<", _number(after) if after else LAST_ID, limit + 1)
+            page, older = ids[:limit], len(ids) > limit
+            newer = bool(page and await self._named(kind, ">", page[0], 1))
+        sql = f"/* profiles.count_named */ select count(*) as number {NAMED}"
+        number = (await self.store.read(sql, self.site_id, kind))[0]["number"]
+        return {
+            "profiles": [p for p in [await self.profile(i) for i in page] if p is not None],
+            "count": number,
+            "before": str(page[0]) if newer else None,
+            "after": str(page[-1]) if older else None,
+        }
+
+    async def _named(self, kind: str, side: str, edge: int, limit: int) -> list[int]:
+        sql = f"/* profiles.named */ select p.profile_id {NAMED} and p.profile_id {side} $3 order by p.profile_id"
+        direction = "desc" if side == "<" else "asc"
+        rows = await self.store.read(f"{sql} {direction} limit {limit}", self.site_id, kind, edge)
+        return [r["profile_id"] for r in rows]
+
+    async def server_messages(self, key: Key, message_ids: Sequence[str]) -> dict[str, int]:
+        """Which of a server's messages about an identity are kept, and when they came."""
+        sql = "/* identities.server */ select server_device from identities"
+        rows = await self.store.read(f"{sql} where site_id = $1 and value = $2 and kind = $3", self.site_id, *key[::-1])
+        if not rows:
+            return {}
+        sql = (
+            "/* events.kept */ select message_id, received_at from events where device_id = $1 and message_id = any($2)"
+        )
+        found = await self.store.read(sql, rows[0]["server_device"], list(message_ids))
+        return {r["message_id"]: r["received_at"] for r in found}
+
     async def _matching(self, query: str, start: int, limit: int) -> list[int]:
         pattern = query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").lower()
         sql = (
@@ -427,7 +470,7 @@ class Reader:
 
 
 def _number(cursor: str) -> int:
-    if not cursor.isdigit() or len(cursor) > 20:
+    if not (cursor.isascii() and cursor.isdigit()) or len(cursor) > 19 or int(cursor) > LAST_ID:
         raise BadRequest(
             "this cursor is not one of ours", "send `next` of the page before as it was", code="bad_cursor"
         )

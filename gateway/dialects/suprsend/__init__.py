@@ -1,0 +1,1 @@
+"""SuprSend's users, merge and events APIs."""
