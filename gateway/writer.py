@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 
 from gateway.errors import GatewayError, Unavailable
@@ -97,8 +98,9 @@ class Writer:
 
     async def _commit(self, group: list[Waiting]) -> None:
         try:
-            async with self.store.transaction() as tx:
-                replies = await self.engine.run(tx, [w.request for w in group])
+            replies = await self.store.run(
+                lambda tx: self.engine.run(tx, [copy(w.request) for w in group])  # it notes new devices in them
+            )
         except GatewayError as error:
             self._refuse(group, error)
         except Exception:

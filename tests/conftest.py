@@ -1,11 +1,13 @@
 """Fixtures for all tests, and what every failure shows."""
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import server as servers
+from tests.postgres import Cluster, empty
 from tests.server import GatewayServer
 
 BROWSER_TESTS = Path(__file__).parent / "browser"
@@ -34,6 +36,32 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for server in servers.running:
             report.sections.append((f"log of {server.url}", server.log_tail()))
     return report
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server for all tests of the run."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """A PostgreSQL database without rows: TEST_DATABASE_URL, whose tables are emptied, or one of the tests' own."""
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        empty(given)
+        return given
+    cluster: Cluster = request.getfixturevalue("postgres")
+    return cluster.emptied()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a fresh database; the test runs once on each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'gateway.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
 
 
 @pytest.fixture(scope="module")

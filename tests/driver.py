@@ -271,9 +271,10 @@ class Driver:
 
 
 @asynccontextmanager
-async def driving(path: Path, **settings: Any) -> Any:
-    """A driver on a fresh database."""
-    async with opened(load({}, database=f"sqlite:///{path / 'gateway.db'}")) as gateway:
+async def driving(database: str | Path, **settings: Any) -> Any:
+    """A driver on a fresh database: its URL, or the folder for a SQLite file."""
+    url = database if isinstance(database, str) else f"sqlite:///{database / 'gateway.db'}"
+    async with opened(load({}, database=url)) as gateway:
         site = await gateway.sites.create("shop", gateway.new_id(), origins=[], **settings)
         transport = httpx.ASGITransport(app=make_app(gateway))
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway.test") as client:

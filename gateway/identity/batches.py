@@ -82,7 +82,6 @@ class BatchRun(Run):
 
     async def run(self, batches: Sequence[Batch | ServerBatch]) -> list[Done]:
         """Loads what the batches name, decides command by command, saves; one reply per batch."""
-        self.last_seq = await self.tx.last_seq(self.site.site_id)
         await self._find_devices([b for b in batches if isinstance(b, Batch)])
         since = min((self._earliest(b) for b in batches), default=0)
         loader = self.loader
@@ -99,6 +98,7 @@ class BatchRun(Run):
         facts = await self.tx.recorded(self.site.site_id, op_ids) if op_ids else []
         self.recorded = {(f.device_id, f.op_id): f for f in facts}
         await self._deepen(batches)
+        self.last_seq = await self.tx.last_seq(self.site.site_id)  # after the locks: behind whoever held them before
         replies: list[Done] = [self._decide(b) for b in batches]
         await self.save()
         return replies
@@ -416,14 +416,9 @@ class BatchRun(Run):
 
     async def save(self) -> None:
         """A visitor that was never seen before makes its profile live."""
-        revived = {n for n in self.revived if not self._is_live(n)}
-        await self.loader.components(revived)
-        self.world.touched |= revived
+        await self.loader.components(self.revived)
+        self.world.touched |= self.revived
         await super().save()
-
-    def _is_live(self, node: int) -> bool:
-        row = self.loader.profile_rows.get(self.world.root(node))
-        return row is not None and row.live
 
 
 def _is_relative(row: tuple[str, str, str]) -> bool:

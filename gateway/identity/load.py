@@ -38,6 +38,7 @@ class Loader:
         wanted = {i for i in ids if i and i not in self.world.devices}
         if not wanted:
             return
+        await self.tx.lock(self.site_id, wanted)
         for device in await self.tx.devices(self.site_id, wanted):
             self.world.add_device(device)
         await self._visitors(await self.tx.visitors_on(self.site_id, wanted, since))
@@ -67,6 +68,7 @@ class Loader:
         for profile in members:
             self._profile(profile)
         ids = {p.profile_id for p in members}
+        await self.tx.lock(self.site_id, ids)
         self._identities(await self.tx.identities_at(self.site_id, ids))
         visitors = await self.tx.visitors_at(self.site_id, ids)
         new = {v.device_id for v in visitors if v.device_id not in world.devices}
@@ -97,6 +99,7 @@ class Loader:
         if not wanted:
             return
         world = self.world
+        await self.tx.lock(self.site_id, wanted)
         await self._visitors(await self.tx.visitors_on(self.site_id, wanted, -1))
         facts = await self.tx.device_facts(self.site_id, wanted)
         await self.identities({k for f in facts for k in f.identities[:1] if k})

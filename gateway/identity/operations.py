@@ -121,6 +121,7 @@ class OperationRun(Run):
         await self._complete([node])
         nodes, devices = self.world.component(node), {v.device_id: v for v in self.world.visitors(node)}
         facts = await self.tx.facts_about(self.site.site_id, nodes, list(devices)) if node else []
+        await self.tx.lock(self.site.site_id, {f.device_id for f in facts} - {0})
         visitors = self.world.visitors(node)
         keys = {i.key for i in self.world.identities_of(node)}
         answer = self.decider.delete(op, node)

@@ -100,8 +100,10 @@ class Run:
                 alive.add(visitor.visitor_id)
                 if loader.visitor_rows.get(visitor.visitor_id) != visitor:
                     changes.visitors.append(visitor)
-        changes.visitors_gone = [i for i in loader.visitor_rows if i not in alive]
-        changes.identities = [i for k, i in world.identities.items() if loader.identity_rows.get(k) != i]
+        changes.visitors_gone = [v for i, v in loader.visitor_rows.items() if i not in alive]
+        known = loader.identity_rows
+        changes.identities_new = [i for k, i in world.identities.items() if k not in known]
+        changes.identities = [i for k, i in world.identities.items() if k in known and known[k] != i]
         changes.identities_gone = [k for k in loader.identity_rows if k not in world.identities]
         roots = {world.root(n) for n in world.touched if n in world.roots}
         for root in roots:
@@ -147,6 +149,7 @@ class Run:
         if not self.writes:
             return [], []
         devices, keys = {w.device_id for w in self.writes}, {w.key for w in self.writes}
+        await self.tx.lock(self.site.site_id, devices & {v.device_id for v in self.loader.visitor_rows.values()})
         stored = await self.tx.writes(self.site.site_id, devices, keys)
         runs: dict[tuple[int, str, str], list[Write]] = {}
         for write in stored:

@@ -8,13 +8,13 @@ saving the same rows twice is the same as once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from gateway.model import Device, Event, Fact, Identity, IdentityError, Key, Profile, Site, Visitor, Write
 
+T = TypeVar("T")
 Record = dict[str, Any]
 """A row to be shown: column names to values."""
 
@@ -25,7 +25,8 @@ class Changes:
 
     devices: list[Device] = field(default_factory=list)
     visitors: list[Visitor] = field(default_factory=list)
-    visitors_gone: list[int] = field(default_factory=list)
+    visitors_gone: list[Visitor] = field(default_factory=list)
+    identities_new: list[Identity] = field(default_factory=list)
     identities: list[Identity] = field(default_factory=list)
     identities_gone: list[Key] = field(default_factory=list)
     profiles: list[Profile] = field(default_factory=list)
@@ -48,6 +49,14 @@ class Changes:
 
 class Transaction(Protocol):
     """One group of requests against the database."""
+
+    async def lock(self, site_id: int, profile_ids: Collection[int]) -> None:
+        """Says that what is decided rests on these profiles, each with the device of the same id if there is one.
+
+        Until the commit nobody else changes them, their visitors, identities or facts; ids that do not exist are locked
+        like others. Where several gateways write to one database, a transaction that turns out to rest on more than it
+        had locked before it read is thrown away at its first write, and its work is done again with all of it locked.
+        """
 
     async def last_seq(self, site_id: int) -> int:
         """The highest `seq` in the site's ledger, 0 if it is empty."""
@@ -128,8 +137,12 @@ class Store(Protocol):
     async def close(self) -> None:
         """Ends every connection; what was committed stays."""
 
-    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """The write transaction: commits at the end, rolls back on an exception. One at a time."""
+    async def run(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Does `work` in a write transaction: committed when it returns, rolled back when it raises.
+
+        `work` may be called several times, each time on a database without what it did before; it must not change what
+        it was given. Raises Unavailable if the database cannot be written now; then nothing has been acknowledged.
+        """
 
     async def read(self, statement: str, *arguments: object) -> list[Record]:
         """Rows of the last commit. `statement` uses $1, $2 … and `= any($n)` for lists."""

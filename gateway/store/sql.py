@@ -51,6 +51,7 @@ KEYS = {
     "births": "site_id, message_id",
     "tombstones": "site_id, value_hash",
     "receipts": "site_id, receipt",
+    "event_names": "site_id, folded",
 }
 """The primary key of each table that is saved by upsert."""
 
@@ -162,6 +163,10 @@ class SqlTransaction(ABC):
     @abstractmethod
     async def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]], tail: str) -> Rows:
         """Inserts many rows; `tail` is the rest of the statement: on conflict …, returning …."""
+
+    @abstractmethod
+    async def lock(self, site_id: int, profile_ids: Collection[int]) -> None:
+        """Keeps profiles from being changed by others."""
 
     async def last_seq(self, site_id: int) -> int:
         sql = "/* ledger.last_seq */ select coalesce(max(seq), 0) from ledger where site_id = $1"
@@ -316,29 +321,38 @@ class SqlTransaction(ABC):
         await self.execute(sql, site_id, devices)
 
     async def upsert(self, table: str, site_id: int, columns: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Inserts rows or, where their key exists, replaces them."""
-        rows = [(site_id, *row) for row in rows]
-        if not rows:
-            return
+        """Inserts rows or, where their key exists, replaces them; the last of several rows with one key counts."""
+        names = ["site_id", *(c.strip() for c in columns.split(","))]
         key = KEYS[table]
-        rest = [c for c in (c.strip() for c in columns.split(",")) if c not in key.split(", ")]
+        places = [names.index(c) for c in key.split(", ")]
+        kept = {tuple(row[p] for p in places): row for row in ((site_id, *row) for row in rows)}
+        if not kept:
+            return
+        rows = [kept[k] for k in sorted(kept)]  # one order for all, so that no two writers wait for each other
+        rest = [c for c in names if c not in key.split(", ")]
         action = f"do update set {', '.join(f'{c} = excluded.{c}' for c in rest)}" if rest else "do nothing"
         await self.insert(table, f"site_id, {columns}", rows, f"on conflict ({key}) {action}")
+
+    async def create(self, table: str, site_id: int, columns: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Inserts rows whose keys were looked up and not found."""
+        await self.upsert(table, site_id, columns, rows)
 
     async def save(self, site_id: int, changes: Changes) -> None:
         c = changes
         await self._remove(site_id, c)
         await self.upsert("devices", site_id, COLUMNS["devices"], map(_device_row, c.devices))
         await self.upsert("visitors", site_id, COLUMNS["visitors"], map(visitor_row, c.visitors))
+        await self.create("identities", site_id, COLUMNS["identities"], map(identity_row, c.identities_new))
         await self.upsert("identities", site_id, COLUMNS["identities"], map(identity_row, c.identities))
         await self.upsert("profiles", site_id, COLUMNS["profiles"], map(profile_row, c.profiles))
-        await self.upsert("ledger", site_id, COLUMNS["ledger"], map(_fact_row, [*c.facts_changed, *c.facts]))
+        await self.upsert("ledger", site_id, COLUMNS["ledger"], map(_fact_row, c.facts_changed))
+        await self.create("ledger", site_id, COLUMNS["ledger"], map(_fact_row, c.facts))
         await self.upsert("ledger_refs", site_id, "profile_id, seq", c.refs)
         await self.upsert("exclusions", site_id, "profile_a, profile_b, seq", c.excluded)
         await self.upsert("link_tokens", site_id, "token, device_id, home, seen_at", c.tokens)
         writes = [(w.device_id, w.kind, w.key, w.at, w.op_id, w.value) for w in c.writes]
         await self.upsert("properties", site_id, COLUMNS["properties"], writes)
-        await self.upsert("births", site_id, "message_id, device_id", c.births)
+        await self.create("births", site_id, "message_id, device_id", c.births)
         await self.upsert("tombstones", site_id, "value_hash, deleted_at", c.tombstones)
         await self._save_errors(site_id, c.errors)
         await self._save_receipts(site_id, c)
@@ -348,18 +362,16 @@ class SqlTransaction(ABC):
         if c.receipts and random.random() < FORGET_RECEIPTS:
             sql = "/* receipts.forget */ delete from receipts where site_id = $1 and at < $2"
             await self.execute(sql, site_id, min(at for _, at in c.receipts) - RECEIPTS_KEPT)
-        names = [(site_id, *row) for row in sorted(c.event_names)]
-        if names:
-            await self.insert("event_names", "site_id, folded, name", names, "on conflict (site_id, folded) do nothing")
+        await self.create("event_names", site_id, "folded, name", c.event_names)
 
     async def _remove(self, site_id: int, c: Changes) -> None:
-        for table, column, ids in (
-            ("visitors", "visitor_id", c.visitors_gone),
-            ("profiles", "profile_id", c.profiles_gone),
-        ):
-            if ids:
-                sql = f"/* {table}.remove */ delete from {table} where site_id = $1 and {column} = any($2)"
-                await self.execute(sql, site_id, ids)
+        if c.visitors_gone:
+            devices, visitors = [v.device_id for v in c.visitors_gone], [v.visitor_id for v in c.visitors_gone]
+            sql = "/* visitors.remove */ delete from visitors where site_id = $1 and device_id = any($2)"
+            await self.execute(f"{sql} and visitor_id = any($3)", site_id, devices, visitors)
+        if c.profiles_gone:
+            sql = "/* profiles.remove */ delete from profiles where site_id = $1 and profile_id = any($2)"
+            await self.execute(sql, site_id, c.profiles_gone)
         for kind, value in c.identities_gone:
             sql = "/* identities.remove */ delete from identities where site_id = $1 and value = $2 and kind = $3"
             await self.execute(sql, site_id, value, kind)
@@ -381,7 +393,7 @@ class SqlTransaction(ABC):
         merged = {(e.code, e.device_id, e.subject): e for e in errors}
         rows = [
             (site_id, e.code, e.device_id, e.subject, e.op_id, e.at, e.home, e.other, e.message, 1)
-            for e in merged.values()
+            for _, e in sorted(merged.items())
         ]
         if rows:
             tail = (

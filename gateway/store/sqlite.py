@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 import msgspec
 
 from gateway.errors import Unavailable
-from gateway.model import Site
 from gateway.store.base import Record
-from gateway.store.sql import Rows, SqlTransaction, site_from
+from gateway.store.database import NODES, SqlStore, migrations
+from gateway.store.sql import Rows, SqlTransaction
+
+T = TypeVar("T")
 
 BUSY_MS = 5_000
 MAX_VARIABLES = 30_000
-SITE_COLUMNS = "site_id, name, api_key, secret_keys, settings, created_at"
 
 
 @lru_cache(maxsize=1024)
@@ -35,22 +35,14 @@ def _bind(arguments: Sequence[object]) -> list[Any]:
     return [msgspec.json.encode(a).decode() if isinstance(a, (list, tuple, set)) else a for a in arguments]
 
 
-def migrations(dialect: str) -> list[tuple[str, str]]:
-    """The numbered migrations for a database: (name, SQL)."""
-    found = []
-    for file in sorted(files("gateway.store").joinpath("schema").iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".sql"):
-            lines = file.read_text().splitlines()
-            kept = [re.sub(rf"^--{dialect}", "", line) for line in lines]
-            found.append((file.name.removesuffix(".sql"), "\n".join(kept)))
-    return found
-
-
 class SqliteTransaction(SqlTransaction):
     """The write transaction on the one writer connection."""
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self.connection = connection
+
+    async def lock(self, site_id: int, profile_ids: Collection[int]) -> None:
+        """Nothing to do: there is one writer."""
 
     async def fetch(self, statement: str, *arguments: object) -> Rows:
         return list(await self.connection.execute_fetchall(translate(statement), _bind(arguments)))  # type: ignore[arg-type]
@@ -72,7 +64,7 @@ class SqliteTransaction(SqlTransaction):
         return found
 
 
-class SqliteStore:
+class SqliteStore(SqlStore):
     """A database in one file."""
 
     dialect = "sqlite"
@@ -109,7 +101,7 @@ class SqliteStore:
             done = {row[0] for row in await connection.execute_fetchall("select name from migrations")}
             for name, sql in migrations(self.dialect):
                 if name not in done:
-                    for statement in re.sub(r"--.*", "", sql).split(";"):
+                    for statement in sql.split(";"):
                         if statement.strip():
                             await connection.execute(statement)
                     await connection.execute("insert into migrations values (?, datetime('now'))", (name,))
@@ -141,6 +133,11 @@ class SqliteStore:
         except sqlite3.OperationalError as error:
             raise Unavailable(f"the database cannot be written now: {error}") from error
 
+    async def run(self, work: Callable[[SqlTransaction], Awaitable[T]]) -> T:
+        """Does `work` in the write transaction."""
+        async with self.transaction() as tx:
+            return await work(tx)
+
     async def forget(self) -> None:
         """Makes sure that what was deleted is in no file of the database any more."""
         await self._connection(self._writer).execute_fetchall("pragma wal_checkpoint(truncate)")
@@ -163,37 +160,11 @@ class SqliteStore:
         finally:
             await connection.close()
 
-    async def sites(self) -> list[Site]:
-        """All sites."""
-        sql = f"/* sites.all */ select {SITE_COLUMNS} from sites order by site_id"
-        return [site_from(list(r.values())) for r in await self.read(sql)]
-
-    async def save_site(self, site: Site) -> None:
-        """Creates or changes a site."""
-        keys, settings = msgspec.json.encode(site.secret_keys), msgspec.json.encode(site.settings)
-        row = (site.site_id, site.name, site.api_key, keys.decode(), settings.decode(), site.created_at)
-        async with self.transaction() as tx:
-            tail = "on conflict (site_id) do update set name = excluded.name, api_key = excluded.api_key,"
-            tail += " secret_keys = excluded.secret_keys, settings = excluded.settings"
-            await tx.insert("sites", SITE_COLUMNS, [row], tail)
-
-    async def config(self, name: str) -> str | None:
-        """A value kept with the database."""
-        rows = await self.read("/* config.get */ select value from config where name = $1", name)
-        return str(rows[0]["value"]) if rows else None
-
-    async def set_config(self, name: str, value: str, *, only_if_absent: bool = False) -> str:
-        """Keeps a value with the database."""
-        action = "do nothing" if only_if_absent else "do update set value = excluded.value"
-        async with self.transaction() as tx:
-            await tx.insert("config", "name, value", [(name, value)], f"on conflict (name) {action}")
-            return str((await tx.fetch("/* config.get */ select value from config where name = $1", name))[0][0])
-
     async def lease_node(self) -> int:
         """The next number, modulo what an id has room for."""
         async with self.transaction() as tx:
             rows = await tx.fetch("/* config.node */ select value from config where name = 'node'")
-            node = (int(rows[0][0]) + 1) % 1024 if rows else 0
+            node = (int(rows[0][0]) + 1) % NODES if rows else 0
             await tx.insert(
                 "config",
                 "name, value",

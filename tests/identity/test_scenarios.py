@@ -12,9 +12,9 @@ CASES = json.loads((Path(__file__).parent.parent / "data" / "scenarios.json").re
 
 
 @pytest.mark.parametrize("case", CASES, ids=[c["id"] for c in CASES])
-async def test_case(case: dict[str, Any], tmp_path: Path) -> None:
+async def test_case(case: dict[str, Any], database: str) -> None:
     caps = {"device_cap": case["device_cap"], "token_cap": case["token_cap"]}
-    async with driving(tmp_path, **caps) as driver:
+    async with driving(database, **caps) as driver:
         await driver.run(case["ops"])
         for check in case["checks"]:
             await driver.check(check)

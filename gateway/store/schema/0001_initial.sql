@@ -7,6 +7,9 @@ create table config (
     value text not null
 );
 
+-- Each process takes the next number for its ids.
+--postgres create sequence nodes;
+
 create table sites (
     site_id     bigint primary key,
     name        text not null unique,

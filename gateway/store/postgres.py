@@ -1,0 +1,320 @@
+"""PostgreSQL: any number of gateways on one database.
+
+A write runs at READ COMMITTED and is correct because everything it decides from is locked before it is read. What that
+is shows only while it is read, so the first attempt may find that it rests on more than it had locked: it writes
+nothing and is done again with all of it locked, in the order of ids, so that no two wait for each other in a ring. A
+lock is a row of `profiles`, by its primary key; the row with the id of a device stands for the device and its time
+line. What can only be found missing (a new identity, a used op id) is told apart by its unique key when it is inserted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg  # type: ignore[import-untyped]
+
+from gateway.errors import SettingError, Unavailable
+from gateway.model import Event, Visitor
+from gateway.store.base import Changes, Record
+from gateway.store.database import NODES, SqlStore, migrations
+from gateway.store.sql import KEYS, Rows, SqlTransaction
+
+T = TypeVar("T")
+
+log = logging.getLogger("gateway.store")
+
+ATTEMPTS = 12
+POOL_SIZE = 8
+MIGRATION_LOCK = 0x7665726F71  # any number that no other program on this database uses
+PREPARED = 256
+BEGIN = "begin; set local lock_timeout = '5s'; set local statement_timeout = '30s'"
+
+CONFLICTS = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.UniqueViolationError,
+)
+"""Another gateway was there first: the same work may succeed if it is done again."""
+
+AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalClientError,
+    asyncpg.InterfaceError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    OSError,
+    TimeoutError,
+)
+"""The database cannot be reached or cannot write now."""
+
+
+class Again(Exception):
+    """The work rested on rows that were not locked when it read them, or that somebody else made meanwhile."""
+
+
+Lock = tuple[int, int]
+"""(site, profile)"""
+
+
+class PostgresTransaction(SqlTransaction):
+    """One attempt at a group of requests, on a connection that is in a transaction."""
+
+    def __init__(self, connection: Any, types: dict[str, dict[str, str]]) -> None:
+        self.connection = connection
+        self.types = types
+        self.locked: set[Lock] = set()
+        self.missing: set[Lock] = set()
+        self._read = False
+
+    # --- locks ---------------------------------------------------------------------------------------------------
+
+    async def lock(self, site_id: int, profile_ids: Collection[int]) -> None:
+        """Locks at once what is asked for before anything was read; afterwards only notes what was not locked."""
+        wanted = {(site_id, i) for i in profile_ids} - self.locked
+        if self._read:
+            self.missing |= wanted
+        elif wanted:
+            await self.take(wanted)
+
+    async def take(self, locks: Iterable[Lock]) -> None:
+        """Locks rows by primary key, in the order of keys; makes those that do not exist."""
+        self.locked |= set(locks)
+        ordered = sorted(self.locked)
+        sql = (
+            "/* profiles.lock */ select site_id, profile_id from profiles"
+            " where site_id = $1 and profile_id = $2 for update"
+        )
+        found = {(r[0], r[1]) for r in await self.connection.fetchmany(sql, ordered)}
+        sql = (
+            "/* profiles.place */ insert into profiles (site_id, profile_id, root, live) values ($1, $2, $2, 0)"
+            " on conflict (site_id, profile_id) do nothing returning site_id, profile_id"
+        )
+        absent = [k for k in ordered if k not in found]
+        if absent and len(await self.connection.fetchmany(sql, absent)) < len(absent):
+            raise Again  # somebody else made one of them meanwhile
+
+    async def last_seq(self, site_id: int) -> int:
+        """Says nothing about what is locked: only that what is written now comes behind it."""
+        return await self._aside(super().last_seq(site_id))
+
+    async def births(self, site_id: int, message_ids: Collection[str]) -> dict[str, int]:
+        """Needs no lock: two that make the same device are told apart by the key."""
+        return await self._aside(super().births(site_id, message_ids))
+
+    async def _aside(self, question: Awaitable[T]) -> T:
+        before = self._read
+        answer = await question
+        self._read = before
+        return answer
+
+    def _check(self) -> None:
+        if self.missing:
+            raise Again
+
+    # --- statements ----------------------------------------------------------------------------------------------
+
+    async def fetch(self, statement: str, *arguments: object) -> Rows:
+        self._read = True
+        return [tuple(r) for r in await self.connection.fetch(statement, *arguments)]
+
+    async def execute(self, statement: str, *arguments: object) -> None:
+        self._check()
+        await self.connection.execute(statement, *arguments)
+
+    async def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]], tail: str) -> Rows:
+        self._check()
+        names = [c.strip() for c in columns.split(",")]
+        types = self.types[table]
+        arrays = ", ".join(f"${n}::{types[name]}[]" for n, name in enumerate(names, 1))
+        sql = f"/* {table}.insert */ insert into {table} ({columns}) select * from unnest({arrays}) {tail}"
+        return [tuple(r) for r in await self.connection.fetch(sql, *map(list, zip(*rows, strict=True)))]
+
+    async def create(self, table: str, site_id: int, columns: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Inserts new rows; somebody else's row under the same key means that they were decided on too little."""
+        names = ["site_id", *(c.strip() for c in columns.split(","))]
+        places = [names.index(c) for c in KEYS[table].split(", ")]
+        kept = {tuple(row[p] for p in places): row for row in ((site_id, *row) for row in rows)}
+        if not kept:
+            return
+        tail = f"on conflict ({KEYS[table]}) do nothing returning 1"
+        made = await self.insert(table, ", ".join(names), [kept[k] for k in sorted(kept)], tail)
+        if len(made) < len(kept):
+            raise Again
+
+    async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
+        """An attempt that will be done again goes on without writing, to learn all that it rests on."""
+        if self.missing:
+            return {e.event_id for e in events}
+        ordered = sorted(events, key=lambda e: (e.device_id, e.message_id))
+        return await super().add_events(site_id, ordered)
+
+    async def erase(self, site_id: int, visitors: Sequence[Visitor], nodes: Collection[int]) -> None:
+        if not self.missing:
+            await super().erase(site_id, visitors, nodes)
+
+    async def save(self, site_id: int, changes: Changes) -> None:
+        self._check()
+        await super().save(site_id, changes)
+
+
+class PostgresStore(SqlStore):
+    """A PostgreSQL database, over a pool of connections.
+
+    The URL may say `pool_size=N`, and `statement_cache_size=0` where a pooler in transaction mode stands between.
+    """
+
+    dialect = "postgres"
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query))
+        self._pool_size = _number(options, "pool_size", POOL_SIZE)
+        self._prepared = _number(options, "statement_cache_size", PREPARED)
+        self._url = urlunsplit(parts._replace(query=urlencode(options)))
+        self._pool: Any = None
+        self._types: dict[str, dict[str, str]] = {}
+
+    async def open(self) -> None:
+        """Connects, makes or migrates the schema."""
+        try:
+            self._pool = await asyncpg.create_pool(
+                self._url,
+                min_size=1,
+                max_size=max(self._pool_size, 2),
+                statement_cache_size=self._prepared,
+                timeout=5,
+                command_timeout=60,
+                reset=_nothing_to_reset,
+            )
+            async with self._connection() as connection, connection.transaction():
+                await self._migrate(connection)
+                self._types = await _column_types(connection)
+        except AWAY as error:
+            await self.close()
+            raise Unavailable(f"cannot open the database: {error}") from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _migrate(self, connection: Any) -> None:
+        """Applies what is not applied yet; gateways that start together wait for each other."""
+        await connection.execute(f"select pg_advisory_xact_lock({MIGRATION_LOCK})")
+        sql = "create table if not exists migrations (name text primary key, applied_at timestamptz not null)"
+        await connection.execute(sql)
+        done = {r[0] for r in await connection.fetch("select name from migrations")}
+        for name, sql in migrations(self.dialect):
+            if name not in done:
+                await connection.execute(sql)
+                await connection.execute("insert into migrations values ($1, now())", name)
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            try:
+                await asyncio.wait_for(pool.close(), 5)
+            except (TimeoutError, *AWAY):
+                pool.terminate()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        if self._pool is None:
+            raise Unavailable("the database is not open")
+        async with self._pool.acquire(timeout=10) as connection:
+            yield connection
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    async def run(self, work: Callable[[SqlTransaction], Awaitable[T]]) -> T:
+        """Does `work` in a transaction, again if it met others, at most `ATTEMPTS` times."""
+        locks: set[Lock] = set()
+        for attempt in range(ATTEMPTS):
+            if attempt > 2:
+                await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 7)))
+            try:
+                return await self._attempt(work, locks)
+            except Again:
+                pass
+            except CONFLICTS as error:
+                log.debug("done again: %s", error)
+            except AWAY as error:
+                raise Unavailable(f"the database cannot be written now: {error or type(error).__name__}") from error
+        raise Unavailable("too many others write about the same people now", "send the same request again")
+
+    async def _attempt(self, work: Callable[[SqlTransaction], Awaitable[T]], locks: set[Lock]) -> T:
+        """One attempt; `locks` grows by what it turned out to rest on."""
+        async with self._connection() as connection:
+            await connection.execute(BEGIN)
+            tx = PostgresTransaction(connection, self._types)
+            try:
+                if locks:
+                    await tx.take(locks)
+                result = await work(tx)
+                await connection.execute("commit")
+                return result
+            except BaseException as error:
+                if not connection.is_closed():
+                    await connection.execute("rollback")
+                if tx.missing and isinstance(error, Exception) and not isinstance(error, AWAY):
+                    raise Again from error  # decided on rows that others were changing, so it says nothing
+                raise
+            finally:
+                locks |= tx.locked | tx.missing
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    async def read(self, statement: str, *arguments: object) -> list[Record]:
+        """Rows of the last commit. Raises Unavailable if the database cannot be reached."""
+        try:
+            async with self._connection() as connection:
+                return [dict(r) for r in await connection.fetch(statement, *arguments)]
+        except AWAY as error:
+            raise Unavailable(f"the database cannot be read now: {error or type(error).__name__}") from error
+
+    async def stream(self, statement: str, *arguments: object) -> AsyncIterator[Record]:
+        """Rows of the last commit, a few hundred at a time."""
+        try:
+            async with self._connection() as connection, connection.transaction(readonly=True):
+                async for row in connection.cursor(statement, *arguments, prefetch=500):
+                    yield dict(row)
+        except AWAY as error:
+            raise Unavailable(f"the database cannot be read now: {error or type(error).__name__}") from error
+
+    async def lease_node(self) -> int:
+        """The next number of a sequence, modulo what an id has room for."""
+        rows = await self.run(lambda tx: tx.fetch("/* nodes.next */ select nextval('nodes')"))
+        return int(rows[0][0]) % NODES
+
+
+async def _column_types(connection: Any) -> dict[str, dict[str, str]]:
+    sql = (
+        "select c.relname, a.attname, format_type(a.atttypid, null) from pg_attribute a"
+        " join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = current_schema() and c.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped"
+    )
+    types: dict[str, dict[str, str]] = {}
+    for table, column, kind in await connection.fetch(sql):
+        types.setdefault(table, {})[column] = kind
+    return types
+
+
+async def _nothing_to_reset(connection: Any) -> None:
+    """All settings are local to a transaction: a round trip saved on every use."""
+
+
+def _number(options: dict[str, str], name: str, default: int) -> int:
+    text = options.pop(name, str(default))
+    if not text.isdigit():
+        raise SettingError(f"GATEWAY_DATABASE: {name} cannot be {text!r}", "write a whole number")
+    return int(text)
