@@ -10,7 +10,17 @@ from typing import Any
 
 import msgspec
 
-from gateway.commands import MAX_DEPTH, MAX_EVENT, MAX_NAME, SYSTEM_EVENTS, depth, identity, rows_of, storable
+from gateway.commands import (
+    MAX_DEPTH,
+    MAX_EVENT,
+    MAX_NAME,
+    MAX_PROPERTIES,
+    SYSTEM_EVENTS,
+    depth,
+    identity,
+    rows_of,
+    storable,
+)
 from gateway.dialects.vero.bodies import Params
 from gateway.errors import BadRequest
 from gateway.identity import rules
@@ -88,7 +98,7 @@ def users_track(call: Call) -> Said:
         given["channels"] = channels
     known_only = str(call.extras.get("update_only", "")).strip().lower() in ("true", "1")
     commands: list[Command] = [call.writes(_rows(given, key))]
-    return Said(key, commands, rules.fingerprint("users/track", key, given), known_only)
+    return Said(key, commands, _receipt("users/track", key, given), known_only)
 
 
 def users_edit(call: Call) -> Said:
@@ -109,6 +119,8 @@ def tags_edit(call: Call) -> Said:
         raise BadRequest("add or remove is required")
     wanted = dict.fromkeys(tags(call.params.get("add"), "add"), "true")
     wanted |= dict.fromkeys(tags(call.params.get("remove"), "remove"), "false")
+    if len(wanted) > MAX_PROPERTIES:
+        raise BadRequest(f"send at most {MAX_PROPERTIES} tags at a time")
     return Said(key, [call.writes([("tag", tag, value) for tag, value in wanted.items()])])
 
 
@@ -158,7 +170,11 @@ def events_track(call: Call) -> Said:
     commands.append(Track(*call.head(), "", name, encoded, extras, folded=folded(name)))
     # Vero compares the data; where there is none, what the caller named the message.
     content = data or {"check_id": call.extras.get("check_id")}
-    return Said(key, commands, rules.fingerprint("events/track", key, folded(name), content))
+    return Said(key, commands, _receipt("events/track", key, folded(name), content))
+
+
+def _receipt(*content: object) -> str:
+    return rules.fingerprint(msgspec.json.encode(content, order="sorted"))
 
 
 # --- people -----------------------------------------------------------------------------------------------------------
