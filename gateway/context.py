@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.errors import BadRequest, BadToken
 from gateway.model import IdGenerator, Site
+from gateway.observe import Observer
 from gateway.reads import Reader
 from gateway.settings import Settings
 from gateway.signing import Signer, read_device_token
@@ -16,7 +17,7 @@ from gateway.writer import Writer
 
 @dataclass(slots=True)
 class Gateway:
-    """The parts of a running gateway."""
+    """The parts of a running gateway. `observers` are told what pages push, taken or refused."""
 
     settings: Settings
     store: Store
@@ -24,6 +25,7 @@ class Gateway:
     signer: Signer
     sites: Sites
     new_id: IdGenerator
+    observers: list[Observer] = field(default_factory=list)
 
     def reader(self, site: Site) -> Reader:
         """Reads of one site."""

@@ -19,6 +19,7 @@ from gateway.cookies import PENDING_LINK, REFRESH_AFTER, cookie_name, read_cooki
 from gateway.errors import BadRequest, BadToken, Forbidden, GatewayError, TooLarge, Unauthorized
 from gateway.identity.requests import Batch, Command, Login, Operation, Person, Reidentify, ServerBatch, Writes
 from gateway.model import Key, Site, now
+from gateway.observe import Pushed, Turned
 from gateway.signing import device_token, read_device_token
 from gateway.web import error_body, leaked
 
@@ -34,7 +35,7 @@ _encode = msgspec.json.encode
 
 @dataclass(slots=True)
 class Caller:
-    """What a request's headers say, as text."""
+    """What a request's headers say, as text, and its body once it was read."""
 
     scheme: str = "http"
     host: str = ""
@@ -43,6 +44,7 @@ class Caller:
     authorization: str = ""
     browser: bool = False
     length: int = 0
+    body: bytes = b""
 
 
 @dataclass(slots=True)
@@ -119,6 +121,8 @@ class Ingest:
             reply = Reply(error.status, error_body(error.code, error.message, error.hint))
             if error.retry_after is not None:
                 reply.add("retry-after", str(error.retry_after))
+            for observer in self.gateway.observers:
+                observer.turned(Turned(asked.body, error, asked.origin))
         except Exception:
             log.exception("%s %s failed", scope["method"], PATH)
             reply = Reply(500, error_body("bug", "the gateway failed on this request", "the log says where"))
@@ -137,7 +141,7 @@ class Ingest:
             refused = Reply(405, error_body("method_not_allowed", f"{method} is not possible here", "send a POST"))
             refused.add("allow", "POST, OPTIONS")
             return refused
-        raw = await body_of(receive, asked.length)
+        asked.body = raw = await body_of(receive, asked.length)
         if asked.authorization:
             return await from_server(self.gateway, asked, raw)
         return await self.from_page(asked, raw)
@@ -163,10 +167,15 @@ class Ingest:
         if pending and commands:
             commands = [*confirmed(parser, pending[0], commands), *commands]
         measured = received - int(body.sent_at * 1000) if body.sent_at and 0 < body.sent_at < 2**52 else None
-        device_id = shown.device_id
+        device_id, outcomes = shown.device_id, list[str]()
         if commands:
             batch = Batch(site, device_id, commands, received, measured, shown.other)
-            device_id = (await gateway.writer.commands(batch)).device_id
+            done = await gateway.writer.commands(batch)
+            device_id, outcomes = done.device_id, done.outcomes
+        for observer in gateway.observers:
+            link = pending[0] if pending else None
+            kept = (body, commands, outcomes, parser.skipped, device_id, received, measured, shown.other, link)
+            observer.pushed(Pushed(site, *kept))
         return self.taken(site, name, shown, device_id, parser, had_pending=bool(pending))
 
     def shown_device(self, site: Site, asked: Caller, name: str | None, body: Body) -> Shown:
