@@ -1,0 +1,1 @@
+"""CleverTap's server API, as its clients call it."""
