@@ -21,6 +21,7 @@ from gateway.commands import identity
 from gateway.context import Gateway
 from gateway.errors import BadRequest, GatewayError, NotFound
 from gateway.links import make_link
+from gateway.migrate import migrate
 from gateway.model import Site
 from gateway.settings import Settings, load
 from gateway.signing import new_secret
@@ -31,6 +32,7 @@ T = TypeVar("T")
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A first-party tracking gateway for websites.")
 site_app = typer.Typer(no_args_is_help=True, help="Sites and their keys.")
 app.add_typer(site_app, name="site")
+app.command()(migrate)
 out = Console()
 err = Console(stderr=True)
 
