@@ -341,21 +341,25 @@ class Exports(Reader):
     async def bad_identities(self) -> dict[int, list[tuple[int, str]]]:
         """(device, value) of identities that somebody claimed and did not get, by the claimant's profile."""
         found: dict[int, list[tuple[int, str]]] = defaultdict(list)
-        for fact in await self.held_facts():
-            roots = await self.roots(fact.homes)
-            new, old = (roots.get(h, 0) for h in fact.homes[:2])
-            key = fact.identities[1] if len(fact.identities) > 1 else None
-            if new and old and new != old and key:
-                found[new].append((fact.device_id, key[1]))
+        for new, _, fact in await self._held():
+            if fact.identities[1] is not None:
+                found[new].append((fact.device_id, fact.identities[1][1]))
         return found
 
-    async def held_facts(self) -> list[Fact]:
-        """The merges that wait for an operator."""
+    async def held_pairs(self) -> set[tuple[int, int]]:
+        """(claimant's, owner's) profiles of the merges that wait for an operator."""
+        return {(new, old) for new, old, _ in await self._held()}
+
+    async def _held(self) -> list[tuple[int, int, Fact]]:
+        """The merges that wait for an operator, between profiles that are still two."""
         sql = (
-            f"/* ledger.held_facts */ select {FACT_COLUMNS} from ledger where site_id = $1 and outcome = 'held'"
+            f"/* ledger.held_pairs */ select {FACT_COLUMNS} from ledger where site_id = $1 and outcome = 'held'"
             " and inert = 0 and erased = 0 and undone_by is null and resolved_by is null order by seq limit 1000"
         )
-        return [fact_from(list(r.values())) for r in await self.store.read(sql, self.site_id)]
+        facts = [fact_from(list(r.values())) for r in await self.store.read(sql, self.site_id)]
+        roots = await self.roots({h for f in facts for h in f.homes})
+        pairs = [(roots.get(f.homes[0], 0), roots.get(f.homes[1], 0), f) for f in facts]
+        return [(new, old, fact) for new, old, fact in pairs if new and old and new != old]
 
 
 IDENTITY_SET, IDENTITY_ERROR, IDENTITY_RESET = "Identity Set", "Identity Error", "Identity Reset"

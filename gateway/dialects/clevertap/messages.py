@@ -174,7 +174,7 @@ class Parser:
                 address, _ = identity(phone(value) if kind == "phone" else value, kind)
                 record.names += [address] if address else []
         for name, value in data.items():
-            record.rows += rows_of(PLAIN_NAMES[name] if name in PLAIN_NAMES else name, value)
+            record.rows += rows_of(str(PLAIN_NAMES.get(name, name)), value)
 
     # --- device tokens ------------------------------------------------------------------------------------------
 

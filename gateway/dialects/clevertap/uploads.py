@@ -13,7 +13,6 @@ from gateway.context import Gateway
 from gateway.dialects.clevertap.messages import Parser, Record, RecordError
 from gateway.errors import GatewayError, Unavailable
 from gateway.exports import Exports
-from gateway.identity import rules
 from gateway.identity.requests import (
     Batch,
     Command,
@@ -37,10 +36,14 @@ NOT_STORED = "The record could not be stored now, send it again. "
 
 @dataclass(slots=True)
 class Known:
-    """What an upload's identities and devices are now: profiles by identity, devices by objectId."""
+    """What an upload's identities and devices are now: profiles by identity, devices by objectId.
+
+    `customers` are profiles with a customer number, `held` the pairs of profiles that wait for an operator.
+    """
 
     roots: dict[Key, int]
     customers: set[int]
+    held: set[tuple[int, int]]
     devices: dict[str, int]
 
     def together(self, a: Key, b: Key) -> bool:
@@ -50,6 +53,10 @@ class Known:
     def free(self, a: Key, b: Key) -> bool:
         """Whether nobody is known as `a`, and `b` is somebody of whom no customer number is known."""
         return a not in self.roots and b in self.roots and self.roots[b] not in self.customers
+
+    def settled(self, a: Key, b: Key) -> bool:
+        """Whether there is nothing to say about `b` being `a`: so it is, or just that was asked for before."""
+        return self.together(a, b) or (self.roots.get(a, 0), self.roots.get(b, 0)) in self.held
 
 
 @dataclass(slots=True)
@@ -95,7 +102,8 @@ class Upload:
         roots = await exports.roots_of(names)
         customers = await exports.with_customer_number(set(roots.values()))
         devices = await devices_of(exports, {r.device for r in records if r.device})
-        return Known(roots, customers, devices)
+        held = await exports.held_pairs() if len(set(roots.values())) > 1 else set()
+        return Known(roots, customers, held, devices)
 
     async def _join(self, records: list[tuple[int, Record]], known: Known) -> None:
         """Makes one person of two names where that needs an operation of its own."""
@@ -104,7 +112,7 @@ class Upload:
             main = record.names[0] if record.names else None
             pairs += [(main, k) for k in record.names[1 + record.renamed :] if main and known.free(main, k)]
             for new, old in pairs:
-                if not known.together(new, old):
+                if not known.settled(new, old):
                     await self._reidentify(n, [Person(key=new), Person(key=old)])
             if record.blocked and not record.device:
                 await self._reidentify(n, [Person(), Person(key=main)], record.blocked)
@@ -145,11 +153,9 @@ class Upload:
             commands.append(Login(op_id, at, key=key, blocked=record.blocked or None, proof=Proof.SERVER))
         for name in record.names[1 + record.renamed :]:
             main = record.names[0]
-            if known.together(main, name) or known.free(main, name):
-                continue
-            # The same claim about the same two profiles is one claim, however often it is uploaded.
-            op_id = f"ct-{rules.fingerprint(main, name, known.roots.get(main), known.roots.get(name))}"
-            commands.append(Reidentify(op_id, at, new=main, old=name, proof=Proof.SERVER))
+            if not known.settled(main, name) and not known.free(main, name):
+                op_id = f"ct-{self.gateway.new_id()}"
+                commands.append(Reidentify(op_id, at, new=main, old=name, proof=Proof.SERVER))
         if record.event:
             commands.append(Track(record.op_id, at, name=record.event, data=record.data))
         else:
