@@ -130,8 +130,12 @@
       timer = 0;
       if (!live || busy) return;
       busy = true;
-      // One request under way per browser, where the browser has locks; they are refused to opaque origins.
-      navigator.locks ? navigator.locks.request("vq", deliver).catch(deliver) : deliver();
+      if (!navigator.locks) return deliver();
+      // One request under way per browser, where the browser has locks; they are refused to opaque origins. Firefox can
+      // leave one with a page that is gone: after 3 s it is better to send twice than not at all.
+      const patience = new AbortController();
+      setTimeout(() => patience.abort(), 3e3);
+      navigator.locks.request("vq", { signal: patience.signal }, deliver).catch(deliver);
     };
 
     const deliver = async () => {

@@ -87,6 +87,21 @@ async def test_a_resend_before_the_cookie_came_back_is_the_same_browser(driver: 
     assert profile["events"] == 2
 
 
+async def test_requests_of_a_first_visit_that_cross_are_one_browser_and_nothing_is_doubled(driver: Driver) -> None:
+    context = {"id": "m1", "at": 1, "command": ["context", {"language": "en"}]}
+    login = {"id": "m2", "at": 2, "command": ["user", {"id": "42"}]}
+    words = {"id": "m3", "at": 3, "command": ["track", "Last words"]}
+    await send(driver, context)
+    first = dict(driver.client.cookies)
+    driver.client.cookies.clear()
+    await send(driver, login, words)  # the beacon left before the first answer came
+    driver.client.cookies.clear()
+    driver.client.cookies.update(first)
+    await send(driver, login, words, {"id": "m4", "at": 4, "command": ["track", "Next page"]})
+    assert await driver.events("u:42") == ["Last words", "Next page"]
+    assert len(await driver.profiles()) == 1
+
+
 async def test_two_tokens_in_one_request_are_one_browser(driver: Driver) -> None:
     mine = (await send(driver, {"id": "a", "at": 1, "command": ["track", "Tab one"]})).json()["device"]
     driver.client.cookies.clear()

@@ -15,7 +15,7 @@ UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9
 # Waits of a second and more are noted and then cut short (or made endless); so is the time limit of a request.
 TIMERS = """(() => { const real = window.setTimeout; window.delays = [];
 window.setTimeout = (work, delay, ...given) => {
-  if (delay == 30000) delay = LIMIT; else if (delay >= 1000) { delays.push(delay); delay = WAIT; }
+  if (delay == 30000) delay = LIMIT; else if (delay != 3000 && delay >= 1000) { delays.push(delay); delay = WAIT; }
   return real(work, delay, ...given); } })()"""
 NEVER = 2**31 - 1
 BLOCKED = """for (const name of ['localStorage', 'sessionStorage'])
