@@ -170,7 +170,7 @@ class Reader:
         more = len(rows) > size
         shown = rows[:size]
         cursor = f"{shown[-1][1]['occurred_at']}-{shown[-1][1]['event_id']}" if more else None
-        return {"events": [self._event(v, r, v.device_id in servers) for v, r in shown], "next": cursor}
+        return {"events": [self.event_json(v, r, v.device_id in servers) for v, r in shown], "next": cursor}
 
     async def _latest(
         self, visitors: Sequence[Visitor], start: tuple[int, int], limit: int
@@ -190,7 +190,7 @@ class Reader:
         return [(rules.turn_at(by_device[r["device_id"]], r["occurred_at"]) or visitors[0], r) for r in found]
 
     @staticmethod
-    def _event(visitor: Visitor, row: Record, server: bool) -> Json:
+    def event_json(visitor: Visitor, row: Record, server: bool) -> Json:
         event: Json = {
             "event_id": str(row["event_id"]),
             "message_id": row["message_id"],
