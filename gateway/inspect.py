@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from starlette.requests import Request
@@ -100,23 +100,15 @@ class Inspected:
         self._folder: Path | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        else:
-            assert self._app is not None, "it must be opened before"
-            await self._app(scope, receive, send)
+        assert self._app is not None, "it must be opened before"
+        await self._app(scope, receive, send)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            await self.open()
-        except GatewayError as error:
-            await send({"type": "lifespan.startup.failed", "message": f"{error.message}. {error.hint}".strip()})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def open(self) -> None:
         """Opens a gateway, on a new database unless one was given."""

@@ -192,7 +192,8 @@ class RunningGateway:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", 0))
         self.url = f"http://localhost:{listener.getsockname()[1]}"
-        config = uvicorn.Config(self.serve, interface="asgi3", lifespan="off", ws="none", log_config=None, access_log=False)
+        quiet: Any = {"log_config": None, "access_log": False}
+        config = uvicorn.Config(self.serve, interface="asgi3", lifespan="off", ws="none", **quiet)
         config.load()
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
