@@ -263,6 +263,8 @@ class World:
         if fact.kind == "reidentify" and fact.detail.get("join") in JOINED:
             for n in (0, 1):
                 self._mention(fact, n)
+        elif fact.kind == "reidentify" and fact.outcome == "held" and not fact.device_id:
+            self._mention(fact, 0)  # what waits is between two profiles that exist
         concerned = self.fold_graph(fact)
         for named in fact.detail.get("devices", ()):
             if (device := self.devices.get(int(named))) and device.complete:
