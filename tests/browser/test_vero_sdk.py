@@ -88,7 +88,7 @@ def test_an_alias_that_nobody_proved_waits_for_an_operator(shop: Shop) -> None:
     [held] = shop.api.get("/v1/held").json()["held"]
     assert shop.api.post(f"/v1/held/{held['op_id']}/approve", json={}).json()["outcome"] == "merged"
     assert shop.profile("anon-1") == shop.profile("42")
-    assert [e["name"] for e in shop.events("42")][0] == "Visited site"
+    assert shop.events("42")[0]["name"] == "Visited site"
 
 
 def test_the_public_key_deletes_nobody(shop: Shop) -> None:

@@ -531,10 +531,12 @@ async def test_the_public_key_deletes_nobody(vero: Vero, method: str) -> None:
     await vero.profile(42)
 
 
-async def test_the_public_key_merges_nobody_without_proof(vero: Vero) -> None:
+@pytest.mark.parametrize("known", [True, False])
+async def test_the_public_key_merges_nobody_without_proof(vero: Vero, known: bool) -> None:
     await vero.ok("users/track", {"id": "victim", "data": {"card": "1"}})
     page = {"api_key": vero.public}
-    await vero.raw("POST", "users/track", json=page | {"id": "mallory"})
+    if known:
+        await vero.raw("POST", "users/track", json=page | {"id": "mallory"})
     body = page | {"id": "victim", "new_id": "mallory"}
     for _ in range(2):
         assert_answer(await vero.raw("PUT", "users/reidentify", json=body), 200, SUCCESS)
