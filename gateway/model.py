@@ -56,6 +56,10 @@ def iso(at: int | None) -> str | None:
     return datetime.fromtimestamp(at / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+ID_TIME_SHIFT = 22
+"""What is above it in an id of ours are the milliseconds since the epoch when it was made."""
+
+
 class IdGenerator:
     """Makes time-ordered 63-bit integers: 41 bits of milliseconds, 10 bits of node, 12 bits of sequence.
 
@@ -71,7 +75,7 @@ class IdGenerator:
         with self._lock:
             wanted = (time.time_ns() // 1_000_000) << 12
             self._last = max(wanted, self._last + 1)
-            return (self._last >> 12 << 22) | (self.node << 12) | (self._last & 0xFFF)
+            return (self._last >> 12 << ID_TIME_SHIFT) | (self.node << 12) | (self._last & 0xFFF)
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from gateway.identity.requests import (
 )
 from gateway.identity.save import Run
 from gateway.model import (
+    ID_TIME_SHIFT,
     Device,
     Event,
     Fact,
@@ -40,6 +41,7 @@ RECEIPT_WINDOW = 5 * 60 * 1_000_000
 MAX_PAST = 7 * 24 * 3600 * 1_000_000
 MAX_FUTURE = 5 * 60 * 1_000_000
 CLOCK_TOLERANCE = 10 * 1_000_000
+YOUNG_MS = 3600 * 1000
 
 
 @dataclass(slots=True)
@@ -104,18 +106,33 @@ class BatchRun(Run):
         return replies
 
     async def _find_devices(self, batches: Sequence[Batch]) -> None:
-        """Finds the device of browsers that show no token: by its name or a message sent before, else a new one."""
-        unknown = [b for b in batches if not b.device_id and b.commands]
-        known_by = {id(b): [b.name] if b.name else [c.op_id for c in b.commands] for b in unknown}
+        """Finds the device of browsers that show no token: by its name or a message sent before, else a new one.
+
+        On a first visit several requests can be under way before the cookie comes back, each on a device of its own. A
+        browser sends again what was not acknowledged: a message that is on another device already shows that the two
+        are one browser, and is not kept twice.
+        """
+        young = [b for b in batches if b.commands and self._young(b)]
+        known_by = {id(b): [b.name] if b.name else [c.op_id for c in b.commands] for b in young}
         ids = {i for names in known_by.values() for i in names}
         births = await self.tx.births(self.site.site_id, ids) if ids else {}
-        for batch in unknown:
-            found = [births[i] for i in known_by[id(batch)] if i in births]
-            batch.device_id = found[0] if found else self.new_id()
-            if not found:
-                first = min(known_by[id(batch)])
-                births[first] = batch.device_id
-                self.births.append((first, batch.device_id))
+        for batch in young:
+            names = known_by[id(batch)]
+            owners = [births[i] for i in names if i in births]
+            if not batch.device_id:
+                batch.device_id = owners[0] if owners else self.new_id()
+                self.births += [(i, batch.device_id) for i in names if i not in births]
+                births |= {i: batch.device_id for i in names if i not in births}
+            elsewhere = [d for d in owners if d != batch.device_id]
+            if elsewhere:
+                batch.other_device = batch.other_device or elsewhere[0]
+                mine = batch.device_id
+                batch.commands = [c for c in batch.commands if births.get(c.op_id, mine) == mine]
+
+    def _young(self, batch: Batch) -> bool:
+        """Whether the browser's cookie may not have come back yet: it shows none, or its device is not an hour old."""
+        age = self.now // 1000 - (batch.device_id >> ID_TIME_SHIFT)
+        return not batch.device_id or (batch.actor == "page" and age < YOUNG_MS)
 
     def _earliest(self, batch: Batch | ServerBatch) -> int:
         past = batch.received_at - MAX_PAST
