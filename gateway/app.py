@@ -21,14 +21,16 @@ from gateway.context import Gateway
 from gateway.demo import backend, shop
 from gateway.errors import GatewayError, SettingError
 from gateway.identity.engine import Engine
+from gateway.limits import Limits
 from gateway.model import IdGenerator
+from gateway.protocol import Guard
 from gateway.settings import Settings
 from gateway.settings import load as settings_from_environment
 from gateway.signing import Signer, new_secret
 from gateway.sites import Sites
 from gateway.store.base import Store
 from gateway.store.sqlite import SqliteStore
-from gateway.web import answer, error_body, on_bug, on_gateway_error, on_http_error
+from gateway.web import answer, error_answer, error_body, on_bug, on_gateway_error, on_http_error
 from gateway.writer import Writer
 
 
@@ -75,6 +77,9 @@ async def opened(settings: Settings) -> AsyncIterator[Gateway]:
         await store.close()
 
 
+HEALTH = ("/health", "/ready")
+
+
 def health_routes(gateway: Gateway) -> list[BaseRoute]:
     """Whether the process lives, and whether it can keep what it is sent."""
 
@@ -88,7 +93,7 @@ def health_routes(gateway: Gateway) -> list[BaseRoute]:
             return answer(error_body("unavailable", f"the database cannot be read: {error}"), 503, {"Retry-After": "5"})
         return answer({"status": "ok"})
 
-    return [Route("/health", health), Route("/ready", ready)]
+    return [Route(path, endpoint) for path, endpoint in zip(HEALTH, (health, ready), strict=True)]
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
@@ -110,7 +115,8 @@ class Front:
     def __init__(self, gateway: Gateway, extra: list[BaseRoute] | None = None) -> None:
         handlers = {GatewayError: on_gateway_error, HTTPException: on_http_error, Exception: on_bug}
         self.gateway = gateway
-        self.ingest = ingest.Ingest(gateway)
+        self.limits = Limits(gateway.settings)
+        self.ingest = ingest.Ingest(gateway, self.limits)
         self.routed = Starlette(routes=[*routes(gateway), *(extra or [])], exception_handlers=handlers)
         self.routed.router.redirect_slashes = False
         self.routed.state.gateway = gateway
@@ -118,8 +124,14 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == ingest.PATH:
             await self.ingest(scope, receive, send)
-        else:
-            await self.routed(scope, receive, send)
+            return
+        try:
+            if scope["type"] == "http" and scope["path"] not in HEALTH:
+                self.limits.address(scope.get("client"))
+        except GatewayError as refused:
+            await error_answer(refused)(scope, receive, send)
+            return
+        await self.routed(scope, receive, send)
 
 
 def make_app(gateway: Gateway, extra: list[BaseRoute] | None = None) -> Front:
@@ -137,13 +149,16 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await self._lifespan(scope, receive, send)
         else:
             assert self.app is not None, "the server must run the lifespan"
             await self.app(scope, receive, send)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
+        guard = Guard(self.settings)
+        scope["state"]["guard"] = guard  # uvicorn hands it to every connection
+        guard.start()
         try:
             async with opened(self.settings) as gateway:
                 self.app = make_app(gateway, await self._extra(gateway))
@@ -152,6 +167,8 @@ class Application:
         except GatewayError as error:
             await send({"type": "lifespan.startup.failed", "message": f"{error.message}. {error.hint}".strip()})
             return
+        finally:
+            guard.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _extra(self, gateway: Gateway) -> list[BaseRoute]:

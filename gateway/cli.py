@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,9 @@ from gateway.signing import new_secret
 from gateway.sites import auth_token, check_kind, check_origin, check_time_zone
 
 T = TypeVar("T")
+
+SHUTDOWN_SECONDS = 9
+"""How long requests under way have when the server is told to stop; then what is decided is still committed."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A first-party tracking gateway for websites.")
 site_app = typer.Typer(no_args_is_help=True, help="Sites and their keys.")
@@ -92,8 +96,11 @@ def run_server(settings: Settings, workers: int, *, demo: bool = False) -> None:
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=10,
-        h11_max_incomplete_event_size=32 * 1024,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_keep_alive=math.ceil(settings.idle_timeout),
+        forwarded_allow_ips=settings.trusted_proxies,
+        http="gateway.protocol:Protocol",
+        ws="none",
     )
 
 

@@ -62,6 +62,20 @@ class TooLarge(GatewayError):
     code = "too_large"
 
 
+class UnsupportedCoding(GatewayError):
+    """The body is compressed or otherwise encoded."""
+
+    status = 415
+    code = "unsupported_coding"
+
+
+class TooMany(GatewayError):
+    """One sender is faster than its share; `retry_after` says when it has some of it again."""
+
+    status = 429
+    code = "too_many_requests"
+
+
 class Unavailable(GatewayError):
     """The gateway cannot make the request durable now; the same request may succeed later."""
 

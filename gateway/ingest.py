@@ -18,10 +18,11 @@ from gateway.context import Gateway
 from gateway.cookies import PENDING_LINK, REFRESH_AFTER, cookie_name, read_cookies, set_cookie
 from gateway.errors import BadRequest, BadToken, Forbidden, GatewayError, TooLarge, Unauthorized
 from gateway.identity.requests import Batch, Command, Login, Operation, Person, Reidentify, ServerBatch, Writes
+from gateway.limits import Limits
 from gateway.model import Key, Site, now
 from gateway.observe import Pushed, Turned
 from gateway.signing import device_token, read_device_token
-from gateway.web import error_body, leaked
+from gateway.web import error_body, leaked, refuse_coding
 
 log = logging.getLogger("gateway.ingest")
 
@@ -43,6 +44,8 @@ class Caller:
     origin: str = ""
     authorization: str = ""
     browser: bool = False
+    coding: str = ""
+    client: tuple[str, int] | None = None
     length: int = 0
     body: bytes = b""
 
@@ -72,7 +75,7 @@ class Shown:
 
 def caller(scope: Scope) -> Caller:
     """Reads the headers once."""
-    found = Caller(scope["scheme"])
+    found = Caller(scope["scheme"], client=scope.get("client"))
     for name, value in scope["headers"]:
         if name == b"cookie":
             found.cookie = f"{found.cookie}; {value.decode('latin-1')}" if found.cookie else value.decode("latin-1")
@@ -84,6 +87,8 @@ def caller(scope: Scope) -> Caller:
             found.browser = True
         elif name == b"authorization":
             found.authorization = value.decode("latin-1")
+        elif name == b"content-encoding":
+            found.coding = value.decode("latin-1").lower()
         elif name == b"content-length":
             found.length = int(value) if value.isdigit() else 0
     return found
@@ -94,7 +99,7 @@ async def body_of(receive: Receive, length: int) -> bytes:
     too_large = TooLarge(f"the body is larger than {MAX_BODY // 1024} KiB", "send fewer or smaller entries at a time")
     if length > MAX_BODY:
         raise too_large
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -103,14 +108,15 @@ async def body_of(receive: Receive, length: int) -> bytes:
         if len(body) > MAX_BODY:
             raise too_large
         if not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 class Ingest:
     """The endpoint and its preflight as an ASGI application."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, limits: Limits) -> None:
         self.gateway = gateway
+        self.limits = limits
         self.cookies: dict[tuple[int, str], tuple[int, int, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,9 +147,11 @@ class Ingest:
             refused = Reply(405, error_body("method_not_allowed", f"{method} is not possible here", "send a POST"))
             refused.add("allow", "POST, OPTIONS")
             return refused
+        self.limits.address(asked.client)
+        refuse_coding(asked.coding)
         asked.body = raw = await body_of(receive, asked.length)
         if asked.authorization:
-            return await from_server(self.gateway, asked, raw)
+            return await from_server(self.gateway, self.limits, asked, raw)
         return await self.from_page(asked, raw)
 
     # --- pages ------------------------------------------------------------------------------------------------------
@@ -157,6 +165,9 @@ class Ingest:
         check_origin(site, asked.origin)
         name = cookie_name(asked.scheme, asked.host)
         shown = self.shown_device(site, asked, name, body)
+        self.limits.device(site.site_id, shown.device_id, len(body.commands))
+        self.limits.address(asked.client, max(len(body.commands) - 1, 0))
+        self.limits.site(site.site_id, len(body.commands))
         parser = Parser(site, gateway.signer)
         commands: list[Command] = []
         for entry in body.commands:
@@ -229,7 +240,6 @@ class Ingest:
             # The body stays the same for everybody; whoever embeds the snippet finds the reason in the network panel.
             reason = "".join(filter(str.isprintable, parser.skipped[0].reason.encode("ascii", "replace").decode()))
             reply.add("x-gateway-skipped", f"{len(parser.skipped)}; {reason[:300]}")
-            reply.add("access-control-expose-headers", "X-Gateway-Skipped")
         return reply
 
 
@@ -247,6 +257,7 @@ def allow_origin(reply: Reply, origin: str) -> None:
     if origin:
         reply.add("access-control-allow-origin", origin)
         reply.add("access-control-allow-credentials", "true")
+        reply.add("access-control-expose-headers", "Retry-After, X-Gateway-Skipped")
     reply.headers.append((b"vary", b"Origin"))
 
 
@@ -267,7 +278,7 @@ def confirmed(parser: Parser, token: str, commands: list[Command]) -> list[Comma
 # --- servers ----------------------------------------------------------------------------------------------------------
 
 
-async def from_server(gateway: Gateway, asked: Caller, raw: bytes) -> Reply:
+async def from_server(gateway: Gateway, limits: Limits, asked: Caller, raw: bytes) -> Reply:
     """Keeps a server's commands, each about an identity or a device, with proof `server`."""
     received = now()
     kind, _, secret = asked.authorization.partition(" ")
@@ -277,6 +288,7 @@ async def from_server(gateway: Gateway, asked: Caller, raw: bytes) -> Reply:
     if asked.browser:
         raise leaked(site)
     body = decode_body(raw)
+    limits.site(site.site_id, len(body.commands))
     parser = Parser(site, gateway.signer, server=True)
     outcomes: list[str] = []
     for raw_entry in body.commands:

@@ -67,6 +67,38 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise ValueError(f"write a number from {least:.12g} to {most:.12g}")
+        return value
+
+    return parse
+
+
+def _count(least: int, most: int) -> Callable[[str], int]:
+    return lambda text: int(_number(least, most)(text))
+
+
+def _size(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = text.strip().lower().removesuffix("ib").removesuffix("b")
+        unit = {"k": 1024, "m": 1024**2, "g": 1024**3}.get(number[-1:], 1)
+        digits = number.rstrip("kmg").strip()
+        if not digits.isdigit() or int(digits) * unit < least:
+            raise ValueError(f"write bytes, or 64KiB, or 64MiB, at least {least}")
+        return int(digits) * unit
+
+    return parse
+
+
+_rate = _number(0, 1_000_000)
+_seconds = _number(0.1, 3600)
+
 SETTINGS = (
     Setting("database", "sqlite:///gateway.db", _database, "where everything is kept"),
     Setting("host", "127.0.0.1", str, "the address to listen on"),
@@ -75,6 +107,17 @@ SETTINGS = (
     Setting("cookie_mode", "first_party", _one_of("first_party", "third_party"), "first_party or third_party cookies"),
     Setting("signing_keys", [], _keys, "keys for cookies and links, newest last; default: kept in the database", True),
     Setting("log_level", "info", _one_of("debug", "info", "warning", "error"), "how much is logged"),
+    Setting("trusted_proxies", "127.0.0.1", str, "addresses whose X-Forwarded-For is believed; commas between them"),
+    Setting("max_connections", 4096, _count(1, 1_000_000), "connections per process, as far as open files allow"),
+    Setting("max_header", 32 * 1024, _size(1024), "bytes of a request's headers"),
+    Setting("max_held", 64 * 1024**2, _size(1024**2), "bytes of unanswered requests per process, then 503"),
+    Setting("header_timeout", 10.0, _seconds, "seconds until a connection has sent its headers"),
+    Setting("body_timeout", 30.0, _seconds, "seconds until a request has sent its body"),
+    Setting("send_timeout", 30.0, _seconds, "seconds until a client reads something of its answer"),
+    Setting("idle_timeout", 65.0, _seconds, "seconds a connection may wait for its next request"),
+    Setting("rate_address", 500.0, _rate, "commands a second from one network (/24, IPv6 /64); 0 is no limit"),
+    Setting("rate_site", 10_000.0, _rate, "commands a second for one site; 0 is no limit"),
+    Setting("rate_device", 50.0, _rate, "commands a second from one device; 0 is no limit"),
 )
 
 
@@ -89,6 +132,17 @@ class Settings:
     cookie_mode: str
     signing_keys: list[str]
     log_level: str
+    trusted_proxies: str
+    max_connections: int
+    max_header: int
+    max_held: int
+    header_timeout: float
+    body_timeout: float
+    send_timeout: float
+    idle_timeout: float
+    rate_address: float
+    rate_site: float
+    rate_device: float
 
 
 def load(environment: Mapping[str, str] | None = None, **flags: Any) -> Settings:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unauthorized
+from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unauthorized, UnsupportedCoding
 from gateway.model import Site
 
 log = logging.getLogger("gateway.web")
@@ -63,8 +63,15 @@ async def on_bug(request: Request, error: Exception) -> Response:
     return answer(error_body("bug", "the gateway failed on this request", "the log says where"), 500)
 
 
+def refuse_coding(coding: str) -> None:
+    """Raises UnsupportedCoding for a body that says it is compressed: there is nothing to unpack, so no bomb either."""
+    if coding not in ("", "identity"):
+        raise UnsupportedCoding(f"bodies encoded as {coding[:40]!r} are not taken", "send the body as it is")
+
+
 async def body_of(request: Request, limit: int) -> bytes:
     """The request's body. Raises TooLarge as soon as more than `limit` bytes arrive, BadRequest if it breaks off."""
+    refuse_coding(request.headers.get("content-encoding", ""))
     too_large = TooLarge(f"the body is larger than {limit // 1024} KiB", "send fewer or smaller entries at a time")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:

@@ -1,0 +1,299 @@
+"""uvicorn's HTTP protocol with the limits it has not: time for headers, bodies and answers, sizes, connections, bytes.
+
+Timers are one number per connection, looked at twice a second by the `Guard`: a request costs a few assignments. What
+is refused here never reaches the application, or the application is told that the client has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections import OrderedDict
+from math import inf
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from gateway.settings import Settings
+from gateway.web import error_body
+
+if sys.platform != "win32":
+    import resource
+
+log = logging.getLogger("gateway.protocol")
+
+SWEEP_SECONDS = 0.5
+LINGER_SECONDS = 5
+"""How long a client may go on sending a body that was refused, to read why; and how long a closed one may read."""
+LINGER_BYTES = 1024 * 1024
+MAX_REQUEST = 24 * 1024 * 1024
+"""Bytes of one request on the wire, chunk sizes and trailers included; each path has a smaller limit for its body."""
+MAX_PIPELINED = 32
+MAX_HEADERS = 100
+OWN_FILES = 100
+"""Open files that are no connections: the database, the log, libraries."""
+
+
+def room_for(connections: int) -> int:
+    """How many connections the system's limit of open files leaves room for; it is raised as far as it may be."""
+    if sys.platform == "win32":
+        return connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OWN_FILES
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            log.warning("open files (ulimit -n) leave room for %d of %d connections", soft - OWN_FILES, connections)
+    return connections if soft == resource.RLIM_INFINITY else max(1, min(connections, soft - OWN_FILES))
+
+
+class Guard:
+    """The connections of one process: how many, how much they hold in memory, and which are late."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.header_timeout = settings.header_timeout
+        self.body_timeout = settings.body_timeout
+        self.send_timeout = settings.send_timeout
+        self.idle_timeout = settings.idle_timeout
+        self.max_connections = room_for(settings.max_connections)
+        self.max_header = settings.max_header
+        self.max_held = settings.max_held
+        self.held = 0
+        self.connections: set[Protocol] = set()
+        self.waiting: OrderedDict[Protocol, None] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begins to look at the clocks; needs a running event loop."""
+        self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+    def close(self) -> None:
+        """Ends looking."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _sweep(self) -> None:
+        self.start()
+        now = asyncio.get_running_loop().time()
+        for connection in [c for c in self.connections if c.deadline < now]:
+            connection.late()
+
+    def admit(self, newcomer: Protocol) -> bool:
+        """Whether there is room; if not, the connection that has waited longest for a request makes some."""
+        if len(self.connections) >= self.max_connections:
+            if not self.waiting:
+                return False
+            oldest, _ = self.waiting.popitem(last=False)
+            oldest.drop()
+        self.connections.add(newcomer)
+        self.waiting[newcomer] = None
+        return True
+
+    def relieve(self, newest: Protocol) -> None:
+        """Gives memory back: of the requests that are still arriving, the one that holds most goes."""
+        arriving = [c for c in self.connections if c.receiving]
+        largest = max(arriving, key=lambda c: c.held, default=newest)
+        largest.refuse(503, "too much is being received at once", "send the same request again", retry_after=5)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. `deadline` is when the client must have done its next step."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.guard: Guard = self.app_state["guard"]
+        self.deadline = inf
+        self.receiving = False  # between the first byte of a request and its last
+        self.in_head = False
+        self.received = 0  # bytes of the request under way, or of what follows its refusal
+        self.header_bytes = 0
+        self.held = 0
+        self.chunk = 0  # size of the data being parsed
+        self.unsent = 0  # what was still to be sent when it was last late
+
+    # --- the connection ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.guard.admit(self):
+            self.deadline = self.loop.time() + self.guard.header_timeout
+        else:
+            self.refuse(503, "too many connections", "try again later", retry_after=LINGER_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.guard.connections.discard(self)
+        self.guard.waiting.pop(self, None)
+        self._release()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self.chunk = len(data)
+        self.received += len(data)
+        self.held += len(data)
+        self.guard.held += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self.in_head and self.received > self.guard.max_header:
+            self._headers_too_large()
+        elif self.received > MAX_REQUEST or len(self.pipeline) > MAX_PIPELINED:
+            self.drop()
+        elif self.receiving and not self.in_head and self.answered:
+            if self.received > LINGER_BYTES:
+                self.drop()
+        elif self.guard.held > self.guard.max_held and self.receiving:
+            self.guard.relieve(self)
+        elif not self.receiving and self.answered:
+            self._release()  # line ends between requests
+
+    @property
+    def answered(self) -> bool:
+        """Whether no request waits for its answer."""
+        cycle = getattr(self, "cycle", None)  # None before the first request
+        return cycle is None or cycle.response_complete
+
+    def shutdown(self) -> None:
+        """What has arrived whole is answered; a body that is still coming has a few seconds."""
+        super().shutdown()
+        if self.receiving or self.transport.is_closing():
+            self.deadline = min(self.deadline, self.loop.time() + LINGER_SECONDS)
+
+    # --- a request's steps ------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.receiving = self.in_head = True
+        self.received, self.header_bytes = self.chunk, 0
+        self.deadline = self.loop.time() + self.guard.header_timeout
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count_header(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_header(len(name) + len(value))
+        if self.in_head:
+            super().on_header(name, value)  # trailers of a chunked body are nobody's headers
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        if self.transport.is_closing():
+            return
+        self.guard.waiting.pop(self, None)
+        self.deadline = self.loop.time() + self.guard.body_timeout
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.receiving = False
+        self.deadline = inf
+        if not self.transport.is_closing():
+            super().on_message_complete()
+            if self.cycle.response_complete:
+                self._await_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self.deadline = self.loop.time() + LINGER_SECONDS
+        elif self.cycle.response_complete and self.receiving:  # refused before it was all there
+            self.received = 0
+            self.deadline = min(self.deadline, self.loop.time() + LINGER_SECONDS)
+        elif self.cycle.response_complete:
+            self._await_request()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answer."""
+        super().pause_writing()
+        self.deadline = self.loop.time() + self.guard.send_timeout
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        self.deadline = self.loop.time() + self.guard.idle_timeout if self.cycle.response_complete else inf
+
+    def _await_request(self) -> None:
+        self.deadline = self.loop.time() + self.guard.idle_timeout
+        self.guard.waiting[self] = None
+        self._release()
+
+    def _release(self) -> None:
+        self.guard.held -= self.held
+        self.held = 0
+
+    def _count_header(self, size: int) -> None:
+        self.header_bytes += size
+        if self.header_bytes > self.guard.max_header or len(self.headers) >= MAX_HEADERS:
+            self._headers_too_large()
+
+    def _headers_too_large(self) -> None:
+        size = self.guard.max_header // 1024
+        self.refuse(431, f"the headers are larger than {size} KiB or more than {MAX_HEADERS}", "send fewer cookies")
+
+    # --- what is refused --------------------------------------------------------------------------------------------
+
+    def late(self) -> None:
+        """The deadline has passed."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and unsent != self.unsent:  # slow, but reading
+            self.unsent, self.deadline = unsent, self.loop.time() + self.guard.send_timeout
+            return
+        if self.transport.is_closing() or (not self.receiving and not self.answered):
+            self.transport.abort()  # it does not read its answer
+        elif self.receiving and (self.in_head or not self.answered):
+            what = "headers" if self.in_head else "body"
+            self.refuse(408, f"the {what} did not arrive in time", "send the same request again", retry_after=1)
+        else:
+            self.drop()
+
+    def send_400_response(self, msg: str) -> None:
+        """These bytes are no HTTP."""
+        self.refuse(400, "this is not an HTTP request", "speak HTTP/1.1; TLS ends at the proxy in front")
+
+    def drop(self) -> None:
+        """Closes the connection without a word."""
+        self._gone()
+        self.transport.close()
+
+    def refuse(self, status: int, message: str, hint: str, *, retry_after: int | None = None) -> None:
+        """Answers instead of the application, if it has not begun to, and closes."""
+        if self.transport.is_closing():
+            return
+        if self.answered or (not self.in_head and not self.cycle.response_started):
+            self.transport.write(self._refusal(status, error_body(CODES[status], message, hint), retry_after))
+        self.drop()
+
+    def _refusal(self, status: int, body: dict[str, Any], retry_after: int | None) -> bytes:
+        text = json.dumps(body).encode()
+        lines = [STATUS_LINE[status], b"content-type: application/json\r\nconnection: close\r\n"]
+        lines.append(b"content-length: %d\r\n" % len(text))
+        if retry_after is not None:
+            lines.append(b"retry-after: %d\r\n" % retry_after)
+        origin = dict(self.headers or ()).get(b"origin")
+        if origin:  # so that the page can read it
+            lines.append(b"access-control-allow-origin: %b\r\naccess-control-allow-credentials: true\r\n" % origin)
+            lines.append(b"access-control-expose-headers: Retry-After\r\nvary: Origin\r\n")
+        return b"".join([*lines, b"\r\n", text])
+
+    def _gone(self) -> None:
+        """Tells the application that there is nobody to answer."""
+        self.guard.waiting.pop(self, None)
+        self._release()
+        self.receiving = False
+        self.deadline = self.loop.time() + LINGER_SECONDS
+        for cycle in [self.cycle, *(cycle for cycle, _ in self.pipeline)] if not self.answered else ():
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+
+CODES = {400: "bad_request", 408: "too_slow", 431: "headers_too_large", 503: "unavailable"}
