@@ -154,7 +154,7 @@ def _details(mapping: Json) -> Json:
 def edits_of(body: Json) -> list[Json]:
     """The operations of an edit: the list, or the one that stands on its own."""
     operations = body.get("operations")
-    if operations is None:
+    if operations is None and any(k in OPERATORS for k in body):
         operations = [{k: v for k, v in body.items() if k in OPERATORS}]
     if not isinstance(operations, list) or not all(isinstance(o, dict) for o in operations):
         raise BadRequest("operations must be an array of objects", 'send {"operations": [{"$set": {…}}]}')
@@ -308,7 +308,7 @@ def record_of(raw: Any, at: int, fresh_id: str) -> Record:
     record.data = {k: v for k, v in properties.items() if not k.startswith("$ss_")}
     known = {k: v for k, v in properties.items() if k.startswith("$ss_")}
     record.extras = known | {k: raw[k] for k in ("tenant_id", "brand_id") if isinstance(raw.get(k), str)}
-    if identify and properties.get("$anon_id"):
+    if identify and properties.get("$anon_id") is not None:
         record.merge = person(properties["$anon_id"], "$anon_id")
     return record
 
