@@ -76,15 +76,15 @@ class SqliteStore(SqlStore):
 
     async def open(self) -> None:
         """Opens the file, makes or migrates the schema."""
-        if self.path != ":memory:":
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         try:
+            if self.path != ":memory:":
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             self._writer = await self._connect()
             await self._writer.execute("pragma journal_mode = wal")
             await self._migrate(self._writer)
             self._reader = await self._connect()
             await self._reader.execute("pragma query_only = 1")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             await self.close()
             raise Unavailable(f"cannot open the database {self.path}: {error}") from error
 
