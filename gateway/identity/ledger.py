@@ -281,9 +281,10 @@ class World:
             self.calls[detail["target"]].add((fact.seq, (detail["primary"][0], detail["primary"][1])))
             concerned |= self.component(detail["target"])
         for kind, value, home in detail.get("dropped", ()):
-            if (kind, value) in self.identities and self.identities[kind, value].home == home:
-                del self.identities[kind, value]
-                self.named[home].discard((kind, value))
+            for key in [(kind, value)] if kind else list(self.named[home]):  # a deleted person's name is not kept here
+                if key in self.identities and self.identities[key].home == home:
+                    del self.identities[key]
+                    self.named[home].discard(key)
         for node in detail.get("severed", ()):
             concerned |= self.component(node) if node in self.roots else set()
             for edge in list(self.edges[node]):

@@ -124,11 +124,20 @@ class OperationRun(Run):
         await self.tx.lock(self.site.site_id, {f.device_id for f in facts} - {0})
         visitors = self.world.visitors(node)
         keys = {i.key for i in self.world.identities_of(node)}
+        facts += await self._before_a_demerge(facts, keys)
         answer = self.decider.delete(op, node)
         if answer.outcome == "deleted":
             self._scrub(facts, nodes, visitors, keys)
             self.devices_changed |= {v.device_id for v in visitors}
         return answer
+
+    async def _before_a_demerge(self, facts: Sequence[Fact], keys: set[Key]) -> list[Fact]:
+        """Further facts that name a person: those of profiles that lost these names when they were taken apart."""
+        dropped = [d for f in facts for d in f.detail.get("dropped", ())]
+        homes = {home for kind, value, home in dropped if (kind, value) in keys}
+        found = await self.tx.facts_about(self.site.site_id, homes, []) if homes else []
+        known = {f.seq for f in facts}
+        return [f for f in found if f.seq not in known]
 
     def _scrub(self, facts: Sequence[Fact], nodes: set[int], visitors: Sequence[Visitor], keys: set[Key]) -> None:
         """Takes a deleted person's values out of the ledger; what is only about them no longer counts."""
@@ -141,8 +150,10 @@ class OperationRun(Run):
                 continue
             fact.identities = [None if k in keys or k is None else k for k in fact.identities]
             fact.reason = None
-            for name in ("primary", "dropped", "aliases", "token"):
+            for name in ("primary", "aliases", "token"):
                 fact.detail.pop(name, None)
+            if dropped := fact.detail.get("dropped"):
+                fact.detail["dropped"] = [[None, None, d[2]] if (d[0], d[1]) in keys else d for d in dropped]
             fact.erased = mine or homes <= nodes
             if fact.seq not in {f.seq for f in self.decider.facts}:
                 self.loader.facts[fact.seq] = fact
