@@ -292,14 +292,16 @@ class BatchRun(Run):
 
     def _command(self, batch: Batch | ServerBatch, device: Device, command: Command, at: int, clamped: bool) -> str:
         turn = rules.turn_at(device.turns, at)
-        if any(e.started_at <= at < e.ended_at for e in device.erasures) and turn is None:
+        if turn is None and any(e.started_at <= at < e.ended_at for e in device.erasures):
             return "noop"
+        if isinstance(command, Track):  # most of what comes, and it names nobody
+            self._event(batch, device, command, at, clamped)
+            self._seen(device, turn, at)
+            return "accepted"
         if any(at <= self.tombstones.get(k, -1) for k in self._keys(command)):
             return "noop"
         outcome = "accepted"
-        if isinstance(command, Track):
-            self._event(batch, device, command, at, clamped)
-        elif isinstance(command, Writes):
+        if isinstance(command, Writes):
             self._write(batch, device, command, at)
         elif isinstance(command, Context):
             if device.context != command.data:
@@ -307,7 +309,8 @@ class BatchRun(Run):
                 self.devices_changed.add(device.device_id)
         else:
             outcome = self._identity_command(batch, device, command, at)
-        self._seen(device, at - 1 if isinstance(command, Logout) else at)
+        landed = at - 1 if isinstance(command, Logout) else at
+        self._seen(device, rules.turn_at(device.turns, landed), landed)
         return outcome
 
     def _identity_command(self, batch: Batch | ServerBatch, device: Device, command: Command, at: int) -> str:
@@ -374,7 +377,7 @@ class BatchRun(Run):
                 if not all(row[0] == "subscription" and row[2] == "false" for row in command.rows):
                     return
                 device = self._server_device(command.target, batch.received_at, batch.actor, Proof.CLAIMED)
-                self._seen(device, at)
+                self._seen(device, rules.turn_at(device.turns, at), at)
         for n, row in enumerate(command.rows):
             self._put(device, row, at, command.op_id, n)
 
@@ -418,9 +421,8 @@ class BatchRun(Run):
         at = max([relative.at, *(r.at + 1 for r in mine if r.at >= relative.at)])
         return [Write(relative.device_id, "set", key, at, relative.op_id, msgspec.json.encode(value).decode())]
 
-    def _seen(self, device: Device, at: int) -> None:
-        """Something landed in the visitor that covers `at`: from the first time on the profile is there to be seen."""
-        turn = rules.turn_at(device.turns, at)
+    def _seen(self, device: Device, turn: Visitor | None, at: int) -> None:
+        """Something landed in a visitor: from the first time on its profile is there to be seen."""
         if turn is None:
             return
         if turn.first_seen is None:
