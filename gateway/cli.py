@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from gateway import __version__
 from gateway.app import opened
+from gateway.bench_ingest import bench
 from gateway.check import check_site
 from gateway.commands import identity
 from gateway.context import Gateway
@@ -34,8 +36,10 @@ SHUTDOWN_SECONDS = 9
 """How long requests under way have when the server is told to stop; then what is decided is still committed."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A first-party tracking gateway for websites.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this gateway on this machine.")
 site_app = typer.Typer(no_args_is_help=True, help="Sites and their keys.")
 app.add_typer(site_app, name="site")
+app.add_typer(bench_app, name="bench")
 app.command()(migrate)
 out = Console()
 err = Console(stderr=True)
@@ -278,6 +282,25 @@ def check(
             out.print(f"  {line}", highlight=False)
     if any(found.values()):
         sys.exit(1)
+
+
+@bench_app.command("ingest")
+def bench_ingest(
+    requests: Annotated[int, typer.Option(min=1000, help="of single events, per round")] = 24_000,
+    connections: Annotated[int, typer.Option(min=1, max=512)] = 128,
+    rounds: Annotated[int, typer.Option(min=1, max=20)] = 3,
+    offered: Annotated[int, typer.Option(min=0, help="also single events at this many a second; 0: not")] = 0,
+    output: Annotated[Path | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """What a durable event costs beside an empty route on the same server, in one run."""
+    rows = bench(requests, connections, rounds, offered)
+    table = Table("load", "requests/s", "CPU us/request", "x empty route", "x per event", "p50 ms", "p99 ms")
+    for r in rows:
+        figures = (f"{r.per_second:.0f}", f"{r.cpu_us:.1f}", f"{r.ratio:.2f}", f"{r.ratio_per_event:.2f}")
+        table.add_row(r.name, *figures, f"{r.p50_ms:.1f}", f"{r.p99_ms:.1f}")
+    out.print(table)
+    if output:
+        output.write_bytes(msgspec.json.encode(rows))
 
 
 @app.command()
