@@ -256,7 +256,11 @@ class Protocol(HttpToolsProtocol):
             self.drop()
 
     def send_400_response(self, msg: str) -> None:
-        """These bytes are no HTTP."""
+        """These bytes are no HTTP. A whole request before them is still answered, as the last one."""
+        if not self.answered and not self.cycle.more_body:  # its client counts letters, not bytes
+            self.cycle.keep_alive = self.receiving = self.in_head = False
+            self.deadline = inf
+            return
         self.refuse(400, "this is not an HTTP request", "speak HTTP/1.1; TLS ends at the proxy in front")
 
     def drop(self) -> None:

@@ -266,12 +266,13 @@ def whole_body(shop: Shop, identity: object) -> bytes:
 def test_a_body_longer_than_it_says_is_refused_and_the_connection_ends(shop: Shop) -> None:
     """hubdoc's client counts letters, not bytes: the end of its body would be read as the next request."""
     body = whole_body(shop, 1)
-    answer = on_a_socket(shop, head(len(body.decode())), body)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1") == 1
-    answer = on_a_socket(shop, head(len(body.decode())), body[: len(body.decode())])
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b'{"status":400,"message":"Bad Request: the body is not JSON' in answer
+    letters = len(body.decode())
+    for parts in ((head(letters) + body,), (head(letters), body), (head(letters), body[:letters])):
+        answer = on_a_socket(shop, *parts)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"\r\nconnection: close\r\n" in answer
+        assert answer.count(b"HTTP/1.1") == 1
+        assert b'\r\n\r\n{"status":400,"message":"Bad Request: the body is not JSON' in answer
     assert shop.profile(1) is None
 
 
