@@ -351,6 +351,11 @@ async def test_parameters_may_all_be_in_the_query(vero: Vero) -> None:
     assert (await vero.profile(42))["properties"] == {"plan": "pro"}
 
 
+async def test_data_nests_five_levels_deep(vero: Vero) -> None:
+    await vero.ok("users/track", {"id": 1, "data": {"a": [[[[1]]]]}})
+    assert (await vero.profile(1))["properties"] == {"a": [[[[1]]]]}
+
+
 async def test_an_empty_php_array_is_an_empty_object(vero: Vero) -> None:
     await vero.ok("users/track", {"id": "1", "data": []})
     await vero.ok("users/edit", {"id": "1", "changes": None}, "PUT")
@@ -622,6 +627,8 @@ WRONG = [
     ("users/track", {"id": 1, "data": {f"k{n}": n for n in range(300)}}),
     ("users/track", {"id": 1, "data": {"a": "x" * 9000}}),
     ("users/track", {"id": 1, "data": {"a": [[[[[[[[[[1]]]]]]]]]]}}),
+    ("users/track", {"id": 1, "data": {"a": [[[[[1]]]]]}}),
+    ("users/track", {"id": 1, "data": '{"a": [[[[[1]]]]]}'}),
     ("users/track", {"id": 1, "channels": "push"}),
     ("users/track", {"id": 1, "channels": [1]}),
     ("users/track", {"id": 1, "extras": "now"}),

@@ -74,7 +74,7 @@ class Call:
     extras: Params = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check(self.params)
+        _check(self.params, MAX_DEPTH + 1)
         self.extras = mapping(self.params, "extras")
 
     def head(self) -> tuple[str, int]:
@@ -258,13 +258,13 @@ def _decoded(text: str, name: str) -> Any:
         value = msgspec.json.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadRequest(f"{name} is not JSON: {error}") from error
-    _check(value)
+    _check(value, MAX_DEPTH)
     return value
 
 
-def _check(value: object) -> None:
+def _check(value: object, levels: int) -> None:
     """Raises BadRequest for what no database would keep as it is."""
-    if depth(value) > MAX_DEPTH + 3:
+    if depth(value) > levels:
         raise BadRequest(f"nested more than {MAX_DEPTH} deep")
     if not storable(value):
         raise BadRequest("a text holds NUL")
