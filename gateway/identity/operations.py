@@ -136,6 +136,7 @@ class OperationRun(Run):
         dropped = [d for f in facts for d in f.detail.get("dropped", ())]
         homes = {home for kind, value, home in dropped if (kind, value) in keys}
         found = await self.tx.facts_about(self.site.site_id, homes, []) if homes else []
+        await self.tx.lock(self.site.site_id, {f.device_id for f in found} - {0})
         known = {f.seq for f in facts}
         return [f for f in found if f.seq not in known]
 
