@@ -182,6 +182,17 @@ async def test_18_and_19_who_was_deleted_comes_back_as_somebody_new(ct: Account)
     assert (await ct.events(identity="bob"), await ct.devices(identity="bob")) == (["new"], ["d1"])
 
 
+async def test_18_who_was_taken_apart_and_came_back_is_deleted_whole(ct: Account) -> None:
+    for d in ("d1", "d2"):
+        await ct.attach(d, "bob")
+    await ct.event("e", identity="bob")
+    await ct.post("demerge/profiles.json", {"identities": ["bob"]})
+    await ct.attach("d1", "bob")
+    await ct.post("delete/profiles.json", {"identity": "bob"})
+    ledger = (await ct.driver.api("GET", "/v1/ledger?limit=500")).text
+    assert "bob" not in ledger
+
+
 async def test_20_and_21_a_profile_without_device_until_the_first_login(ct: Account) -> None:
     await ct.take({"type": "profile", "identity": "z", "profileData": {"plan": "pro"}})
     assert await ct.devices(identity="z") == []
