@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib import import_module
+from pathlib import Path
 
 import msgspec
 from starlette.applications import Starlette
@@ -13,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import dialects, ingest, redirect, snippet
 from gateway.api import docs, native
@@ -21,9 +22,11 @@ from gateway.context import Gateway
 from gateway.demo import backend, shop
 from gateway.errors import GatewayError, SettingError
 from gateway.identity.engine import Engine
+from gateway.inspect import Inspected
 from gateway.limits import Limits
 from gateway.model import IdGenerator
 from gateway.protocol import Guard
+from gateway.record import recording
 from gateway.settings import Settings
 from gateway.settings import load as settings_from_environment
 from gateway.signing import Signer, new_secret
@@ -142,10 +145,12 @@ def make_app(gateway: Gateway, extra: list[BaseRoute] | None = None) -> Front:
 class Application:
     """An ASGI application that opens its gateway when the server starts it and closes it when the server stops."""
 
-    def __init__(self, settings: Settings, *, demo: bool = False) -> None:
+    def __init__(self, settings: Settings, *, demo: bool = False, inspect: str = "", record: str = "") -> None:
         self.settings = settings
         self.demo = demo
-        self.app: Front | None = None
+        self.inspect = inspect
+        self.record = record
+        self.app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -160,8 +165,7 @@ class Application:
         scope["state"]["guard"] = guard  # uvicorn hands it to every connection
         guard.start()
         try:
-            async with opened(self.settings) as gateway:
-                self.app = make_app(gateway, await self._extra(gateway))
+            async with self._served() as self.app:
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
         except GatewayError as error:
@@ -170,6 +174,19 @@ class Application:
         finally:
             guard.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    @asynccontextmanager
+    async def _served(self) -> AsyncIterator[ASGIApp]:
+        """What answers requests: a gateway, in a temporary database if it is only there to be inspected."""
+        if self.inspect:
+            async with Inspected(self.settings, opened, make_app, database=self.inspect == "database") as inspected:
+                yield inspected
+            return
+        async with opened(self.settings) as gateway:
+            with recording(Path(self.record)) if self.record else nullcontext() as recorder:
+                if recorder is not None:
+                    recorder.watch(gateway)
+                yield make_app(gateway, await self._extra(gateway))
 
     async def _extra(self, gateway: Gateway) -> list[BaseRoute]:
         if not self.demo:
@@ -180,4 +197,6 @@ class Application:
 
 def create() -> Application:
     """What the server imports: settings from the environment."""
-    return Application(settings_from_environment(), demo=os.environ.get("GATEWAY_DEMO") == "1")
+    inspect, record = os.environ.get("GATEWAY_INSPECT", ""), os.environ.get("GATEWAY_RECORD", "")
+    demo = os.environ.get("GATEWAY_DEMO") == "1"
+    return Application(settings_from_environment(), demo=demo, inspect=inspect, record=record)

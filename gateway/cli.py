@@ -14,7 +14,8 @@ import msgspec
 import typer
 import uvicorn
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from gateway import __version__
 from gateway.app import opened
@@ -23,9 +24,11 @@ from gateway.check import check_site
 from gateway.commands import identity
 from gateway.context import Gateway
 from gateway.errors import BadRequest, GatewayError, NotFound
+from gateway.inspect import check_inspectable
 from gateway.links import make_link
 from gateway.migrate import migrate
 from gateway.model import Site
+from gateway.record import Replay, Replayed, read_lines
 from gateway.settings import Settings, load
 from gateway.signing import new_secret
 from gateway.sites import auth_token, check_kind, check_origin, check_time_zone
@@ -54,9 +57,9 @@ def main() -> None:
     try:
         app()
     except GatewayError as error:
-        err.print(f"[red]gateway:[/] {error.message}", highlight=False)
+        err.print(f"[red]gateway:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
         if error.hint:
-            err.print(f"  {error.hint}", highlight=False)
+            err.print(f"  {escape(error.hint)}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -86,11 +89,10 @@ async def site_named(gateway: Gateway, name: str) -> Site:
 # --- serving ----------------------------------------------------------------------------------------------------------
 
 
-def run_server(settings: Settings, workers: int, *, demo: bool = False) -> None:
-    """Runs uvicorn until it is told to stop."""
+def run_server(settings: Settings, workers: int, **modes: str) -> None:
+    """Runs uvicorn until it is told to stop. `modes` (demo, inspect, record) are what else it does."""
     os.environ["GATEWAY_DATABASE"] = settings.database
-    if demo:
-        os.environ["GATEWAY_DEMO"] = "1"
+    os.environ |= {f"GATEWAY_{name.upper()}": value for name, value in modes.items()}
     uvicorn.run(
         "gateway.app:create",
         factory=True,
@@ -113,10 +115,71 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address to listen on; default 127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="port; default 8000")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="processes")] = 1,
+    inspect: Annotated[bool, typer.Option("--inspect", help="for tests: show what arrives at /inspect/...")] = False,
     database: Database = None,
 ) -> None:
     """Serve the gateway."""
-    run_server(load(host=host, port=port, database=database), workers)
+    settings = load(host=host, port=port, database=database)
+    if not inspect:
+        run_server(settings, workers)
+        return
+    check_inspectable(settings.host, workers)
+    own = database is not None or "GATEWAY_DATABASE" in os.environ
+    address = f"http://localhost:{settings.port}/inspect"
+    out.print(f"Everything that arrives is shown at {address}/good and {address}/bad")
+    out.print(
+        f"[bold]{settings.database}[/] is kept" if own else f"The database is temporary; its keys: {address}/site"
+    )
+    run_server(settings, 1, inspect="database" if own else "temporary")
+
+
+@app.command()
+def record(
+    file: Annotated[Path, typer.Argument(help="JSON Lines; what is there stays, new lines come after it")],
+    host: Annotated[str | None, typer.Option(help="address to listen on; default 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="port; default 8000")] = None,
+    database: Database = None,
+) -> None:
+    """Serve the gateway and write down every command that arrives, for `gateway replay`."""
+    run_server(load(host=host, port=port, database=database), 1, record=str(file.absolute()))
+
+
+@app.command()
+def replay(
+    file: Path,
+    site: Annotated[
+        str | None, typer.Option(help="play all of it into this site; default: the site of each line")
+    ] = None,
+    as_json: AsJson = False,
+    database: Database = None,
+) -> None:
+    """Play a recording against a database: same order, times and people. Exit code 1 if a line could not be played."""
+
+    async def work(gateway: Gateway) -> Replayed:
+        into = await site_named(gateway, site) if site else None
+        return await Replay(gateway, into).play(read_lines(file))
+
+    done = with_gateway(load(database=database), work)
+    if as_json:
+        print_json(done)
+    else:
+        show_replayed(done)
+    if done.problems:
+        sys.exit(1)
+
+
+def show_replayed(done: Replayed) -> None:
+    """Prints what a replay did, and what came out differently than when it was recorded."""
+    out.print(f"{done.requests} requests with {done.commands} commands of {done.devices} devices were played")
+    for outcome, count in done.outcomes.most_common():
+        out.print(f"  {outcome}: {count}", highlight=False)
+    for other in done.other_outcomes[:20]:
+        what = other["command"] or other["op_id"]
+        out.print(
+            f"  {what}: {other['recorded']} when recorded, {other['replayed']} now", highlight=False, markup=False
+        )
+    for problem in done.problems:
+        err.print(f"  [red]{problem}[/]", highlight=False)
 
 
 @app.command()
@@ -128,7 +191,7 @@ def demo(
     """Serve the gateway with a small shop to try it in."""
     settings = load(host=host, port=port, database=database)
     out.print(f"\n  Open [bold]http://localhost:{settings.port}/[/] in a browser. Ctrl+C stops it.\n")
-    run_server(settings, 1, demo=True)
+    run_server(settings, 1, demo="1")
 
 
 # --- sites ------------------------------------------------------------------------------------------------------------
@@ -141,13 +204,10 @@ def site_keys(site: Site) -> dict[str, Any]:
 
 
 def show_site(site: Site) -> None:
-    """Prints a site's keys for a person."""
-    table = Table(box=None, show_header=False)
-    for name, value in site_keys(site).items():
-        table.add_row(f"[bold]{name}[/]", value)
-    table.add_row("[bold]origins[/]", ", ".join(site.origins) or "any page may send")
-    table.add_row("[bold]trust[/]", site.trust)
-    out.print(table)
+    """Prints a site's keys for a person: plain lines, so that nothing is cut and all can be copied."""
+    shown = site_keys(site) | {"origins": ", ".join(site.origins) or "any page may send", "trust": site.trust}
+    for name, value in shown.items():
+        typer.echo(f"{name:<11} {value}")
 
 
 @site_app.command("create")
@@ -181,7 +241,7 @@ def list_sites(as_json: AsJson = False, database: Database = None) -> None:
     if as_json:
         print_json([{"site": s.name, "api_key": s.api_key, "origins": s.origins, "trust": s.trust} for s in sites])
         return
-    table = Table("site", "api_key", "origins", "trust")
+    table = Table("site", Column("api_key", no_wrap=True, min_width=40), "origins", "trust")
     for site in sites:
         table.add_row(site.name, site.api_key, ", ".join(site.origins) or "any", site.trust)
     out.print(table if sites else "No site yet: gateway site create NAME")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import socket
 import threading
 import time
@@ -185,7 +186,7 @@ class RunningGateway:
         settings = load({}, database="sqlite:///unused")
         inspected = self._inspected = Inspected(settings, opened, make_app)
         inspected.site.settings = checked(self.site_options)
-        inspected.site.secret_keys = [new_secret()]
+        inspected.site.api_key, inspected.site.secret_keys = secrets.token_hex(20), [new_secret()]
         inspected.inspector.changed = self._news.set
         await inspected.open()
         listener = socket.socket()
