@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from gateway.identity.ledger import World
-from gateway.model import Device, Site, Visitor
+from gateway.identity.ledger import World, refold
+from gateway.model import Device, Fact, Site, Visitor
 from gateway.store.base import Store
 from gateway.store.sql import COLUMNS, FACT_COLUMNS, device_from, fact_from, identity_from, profile_from, visitor_from
 
@@ -20,30 +20,26 @@ async def check_site(store: Store, site: Site, console: Console | None = None) -
     """What differs between the ledger folded again and the tables of a site, in words; empty if nothing does."""
     with Progress(console=console, transient=True, disable=console is None) as progress:
         task = progress.add_task(f"folding {site.name}", total=None)
-        world = await refold(store, site, lambda done, total: progress.update(task, completed=done, total=total))
+        world = await fold_again(store, site, lambda done, total: progress.update(task, completed=done, total=total))
         return await compare(store, site, world)
 
 
-async def refold(store: Store, site: Site, report: Callable[[int, int], object] | None = None) -> World:
-    """A world made from nothing but the ledger and the list of devices."""
-    world = World(site)
+async def fold_again(store: Store, site: Site, report: Callable[[int, int], object] | None = None) -> World:
+    """A world made from nothing but the ledger, the list of devices, and the devices each link token was seen on."""
     sql = f"/* check.devices */ select {COLUMNS['devices']} from devices where site_id = $1"
-    async for row in store.stream(sql, site.site_id):
-        device = device_from(list(row.values()))
-        world.add_device(Device(device.device_id, device.server, device.created_at), new=True)
-    total = (await store.read("/* check.size */ select count(*) as n from ledger where site_id = $1", site.site_id))[0][
-        "n"
-    ]
+    devices = [device_from(list(r.values())) async for r in store.stream(sql, site.site_id)]
+    fresh = [Device(d.device_id, d.server, d.created_at) for d in devices]
+    sql = "/* check.size */ select count(*) as n from ledger where site_id = $1"
+    total = (await store.read(sql, site.site_id))[0]["n"]
     sql = f"/* check.ledger */ select {FACT_COLUMNS} from ledger where site_id = $1 order by seq"
-    done = 0
+    facts: list[Fact] = []
     async for row in store.stream(sql, site.site_id):
-        fact = fact_from(list(row.values()))
-        if fact.undone_by is None:
-            world.apply(fact)
-        done += 1
-        if report and done % 500 == 0:
-            report(done, total)
-    return world
+        facts.append(fact_from(list(row.values())))
+        if report and len(facts) % 500 == 0:
+            report(len(facts), total)
+    sql = "/* check.tokens */ select token from link_tokens where site_id = $1 group by token having count(*) > $2"
+    void = [r["token"] async for r in store.stream(sql, site.site_id, site.token_cap)]
+    return refold(site, fresh, facts, void)
 
 
 async def compare(store: Store, site: Site, world: World) -> list[str]:
@@ -70,6 +66,10 @@ async def compare(store: Store, site: Site, world: World) -> list[str]:
         {p.profile_id: (p.root, p.live, p.primary) for p in profiles if p.live or p.root != p.profile_id},
         {n: _profile(world, n) for n in world.roots if world.root(n) != n or world.live(n)},
     )
+    sql = "/* check.exclusions */ select profile_a, profile_b from exclusions where site_id = $1"
+    pairs = {(r["profile_a"], r["profile_b"]): "kept apart" async for r in store.stream(sql, site.site_id)}
+    apart = {(a, b): "kept apart" for a, others in world.exclusions.items() for b in others}
+    found += _differ("pair", pairs, apart)
     return found + await _count(store, site)
 
 

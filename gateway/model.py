@@ -25,6 +25,9 @@ BEGINNING = 0
 FOREVER = 2**62
 """Bounds of a device's time line: the first visitor starts at BEGINNING, the current one ends at FOREVER."""
 
+GONE = "gone"
+"""The kind of an identity in a fact whose person was deleted; its value is the profile id that it had."""
+
 SERVER_DEVICE = 0
 """The `device_id` of ledger facts that no device wrote."""
 
@@ -169,7 +172,8 @@ class Fact:
 class Visitor:
     """One person's turn on one device: [started_at, ended_at) of its time line.
 
-    `home` is the profile the turn points at: its own (`visitor_id`) while nobody is known, else the claimed identity's.
+    `home` is the profile id the turn points at: the claimed identity's; while nobody is known its own (`visitor_id`),
+    or, after a demerge, the one that all such turns of the device were given.
     """
 
     visitor_id: int
@@ -205,11 +209,24 @@ class Identity:
 
 @dataclass(slots=True)
 class Erasure:
-    """A stretch of a device's time line whose person was deleted; `next_visitor_id` follows it if it was open."""
+    """A stretch of a device's time line whose person was deleted; `next_visitor_id` follows it if nobody else does."""
 
     started_at: int
     ended_at: int
-    next_visitor_id: int = 0
+    next_visitor_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A demerge or unlink took a device off a profile: its turns at any of `nodes` are at `anchor` from then on.
+
+    With `anchor` 0 each goes back to its own profile id.
+    """
+
+    at: int
+    seq: int
+    nodes: frozenset[int]
+    anchor: int
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.errors import BadRequest
 from gateway.identity import rules
-from gateway.model import FOREVER, Fact, Key, Proof, Site, Visitor, iso
+from gateway.model import FOREVER, GONE, Fact, Key, Proof, Site, Visitor, iso
 from gateway.store.base import Record, Store
 from gateway.store.sql import COLUMNS, FACT_COLUMNS, fact_from, identity_from, visitor_from
 
@@ -280,7 +280,7 @@ class Reader:
             "proof": Proof(fact.proof).label if fact.proof else None,
             "at": iso(fact.at),
             "device_id": str(fact.device_id) if fact.device_id and not server else None,
-            "identities": [{"kind": k[0], "value": k[1]} for k in fact.identities if k],
+            "identities": [{"kind": k[0], "value": k[1]} for k in fact.identities if k and k[0] != GONE],
             "moved": {"visitors": fact.moved_visitors, "identities": fact.moved_identities},
             "undone_by": fact.undone_by,
             "resolved_by": fact.resolved_by or None,

@@ -87,6 +87,8 @@ class Decider:
         here = identity is not None and turn.known and turn.home == identity.home and not aliases
         if here and identity and op.proof <= min(turn.proof or 0, identity.proof):
             return self._inert(op, "login", "noop", [key], node=identity.home)
+        if again := self._same_again(device, turn, op, key, wait=wait):
+            return self._inert(op, "login", again, [key], node=turn.home)
         known, held_by = turn.known, turn.home
         detail: dict[str, Any] = {"wait": True} if wait else {}
         if aliases:
@@ -97,6 +99,20 @@ class Decider:
         fact.outcome, fact.moved_visitors = outcome, int(outcome == "attached")
         self._check_links(device)
         return Answer(op.op_id, outcome, self._node_on(device, op.at, fact.homes[0]))
+
+    def _same_again(self, device: Device, turn: Visitor, op: Op, key: Key, *, wait: bool) -> str:
+        """The outcome of a login that only repeats what did not help before: pages say it on every view."""
+        identity = self.world.identities.get(key)
+        if identity is None or turn.known:
+            return ""
+        mine = [f for f in device.facts if f.kind == "login" and f.identities[:1] == [key]]
+        mine = [f for f in mine if turn.started_at <= f.at <= op.at and (f.proof or 0) >= op.proof]
+        full = len(self.world.browsers(identity.home)) >= self.world.site.device_cap
+        if any(f.flags & GHOST for f in mine) and full:
+            self._device_limit(mine[-1], identity.home)
+            return "ghost"
+        waiting = wait and identity.proof >= Proof.VERIFIED and turn.tentative and turn.home == identity.home
+        return "tentative" if waiting and mine else ""
 
     def _login_outcome(self, fact: Fact, known: bool, held_by: int) -> str:
         if fact.flags & GHOST:
@@ -175,18 +191,21 @@ class Decider:
             return self._inert(op, "reidentify", "noop", [new, old], node=target.home if target else turn.home)
         known, held_by = turn.known, turn.home
         fact = self._fact(op, "reidentify", [new, old])
+        brought = 0
         if old is None:
             outcome = "" if not blocked else "refused_blocked"
         else:
             outcome = "" if together else self._authority(fact, device, turn, new, old)
+        if "brought" in fact.detail:
+            brought = sum(v.home in fact.detail["brought"] and v.claim is not None for v in device.turns)
         refused = outcome in ("refused_excluded", "refused_blocked", "refused_limit")
-        if settled and not fact.detail.get("turns") and (refused or (outcome == "held" and self._pending(fact))):
+        if settled and not fact.detail.get("brought") and (refused or (outcome == "held" and self._pending(fact))):
             answer = self._inert(op, "reidentify", outcome, [new, old], node=fact.homes[0])
             self._explain(self.facts[-1], outcome, fact.homes, blocked)
             return answer
         self._record(fact)
         fact.outcome = outcome or self._login_outcome(fact, known, held_by)
-        fact.moved_visitors += len(fact.detail.get("turns", ()))
+        fact.moved_visitors += brought
         self._explain(fact, fact.outcome, fact.homes, blocked)
         self._check_links(device)
         return Answer(op.op_id, fact.outcome, self._node_on(device, op.at, fact.homes[0]))
@@ -195,10 +214,10 @@ class Decider:
         """Decides whether `old`'s profile comes along, and pins it in the fact."""
         world = self.world
         target, source = world.identities.get(new), world.identities.get(old)
+        if world.excluded(*fact.homes[:2]):
+            return "refused_excluded"
         if source is None:
             return self._pin_join(fact, "aliased" if target else "reserved")
-        if target and world.excluded(target.home, source.home):
-            return "refused_excluded"
         visitors = world.visitors(source.home)
         identities = tuple(world.identities_of(source.home))
         server_side = any(world.devices[v.device_id].server for v in visitors)
@@ -216,9 +235,9 @@ class Decider:
             trust=world.site.trust,
         )
         if not allowed:
-            own = [v.visitor_id for v in visitors if v.device_id == device.device_id and v.claim is not None]
+            own = any(v.device_id == device.device_id and v.claim is not None for v in visitors)
             if own and not profile.proven_customer:
-                fact.detail["turns"] = own
+                fact.detail["brought"] = sorted(world.component(source.home))
             return "held"
         browsers = profile.devices | {device.device_id} | (world.browsers(target.home) if target else set())
         if len(browsers) > world.site.device_cap:
@@ -285,9 +304,9 @@ class Decider:
             fact.outcome, fact.detail = "noop", {"target": target.home, "primary": list(new)}
         elif source and (op.proof < Proof.VERIFIED or (target and hold)):
             return self._hold(op, fact)
+        elif refused := self._refusal(fact, *fact.homes[:2], force=False):
+            return refused
         elif target and source:
-            if refused := self._refusal(fact, target.home, source.home, force=False):
-                return refused
             self._count(fact, source.home)
             fact.outcome = self._pin_join(fact, "merged")
         elif target:
@@ -336,7 +355,7 @@ class Decider:
         if theirs.known:
             mine, theirs = theirs, mine
         if not theirs.tentative and world.root(mine.home) != world.root(theirs.home):
-            self.merge(op, mine.home, theirs.visitor_id)
+            self.merge(op, mine.home, theirs.home)
 
     def _refusal(self, fact: Fact, target: int, source: int, *, force: bool) -> Answer | None:
         world = self.world
@@ -358,24 +377,26 @@ class Decider:
         identity = world.identities.get(key)
         if identity is None:
             return self._inert(op, "demerge", "not_found", [key])
-        nodes = world.component(identity.home)
         visitors = world.visitors(identity.home)
         held = world.identities_of(identity.home)
-        devices: dict[str, list[int]] = {}
-        for visitor in sorted(visitors, key=lambda v: (v.device_id, v.started_at)):
-            devices.setdefault(str(visitor.device_id), []).append(visitor.visitor_id)
+        devices = sorted({v.device_id for v in visitors})
+        nodes = sorted(world.component(identity.home))
         fact = self._fact(op, "demerge", [key])
         fact.detail = {
-            "devices": devices,
+            "released": {str(d): [self.new_id(), self._after_all(d, op.at)] for d in devices},
             "dropped": [[*i.key, i.home] for i in held],
-            "severed": sorted(nodes),
-            "groups": [turns for turns in devices.values() if len(turns) > 1],
+            "nodes": nodes,
+            "severed": nodes,
         }
         fact.outcome, fact.moved_visitors, fact.moved_identities = "demerged", len(visitors), len(held)
         self._record(fact)
-        browsers = [d for d in devices if not world.devices[int(d)].server]
+        browsers = [str(d) for d in devices if not world.devices[d].server]
         extra = {"devices": browsers, "identities": [{"kind": i.key[0], "value": i.key[1]} for i in held]}
         return Answer(op.op_id, "demerged", 0, extra)
+
+    def _after_all(self, device_id: int, at: int) -> int:
+        """When a device leaves a profile: now, but after everything that is known of it, should its clock be ahead."""
+        return max([at, *(f.at for f in self.world.devices[device_id].facts)])
 
     def unlink(self, op: Op, device_id: int) -> Answer:
         """Takes one device off its profile: its visitors there become one anonymous profile, the rest stays."""
@@ -386,18 +407,19 @@ class Decider:
             return self._inert(op, "unlink", "not_found", [])
         root = world.root(turn.home)
         leaving = [v.visitor_id for v in device.turns if world.root(v.home) == root]
-        rest = world.component(root) - set(leaving)
-        if not any(world.named[n] or world.at_home[n] for n in rest):
+        leaving_ids = set(leaving)
+        stays = any(v.visitor_id not in leaving_ids for v in world.visitors(root))
+        if not stays and not world.identities_of(root):
             return self._inert(op, "unlink", "noop", [], node=root)
-        groups = [leaving] if len(leaving) > 1 else []
-        if any(world.edges[n] for n in leaving):
-            first = root if root in rest else min(rest)
-            groups.append([first, *sorted(rest - {first})])
+        anchor = self.new_id()
         fact = self._fact(op, "unlink", [])
-        fact.detail = {"devices": {str(device_id): leaving}, "severed": leaving, "groups": groups, "from": root}
+        fact.detail = {
+            "released": {str(device_id): [anchor, self._after_all(device_id, op.at)]},
+            "nodes": sorted(world.component(root)),
+        }
         fact.outcome, fact.moved_visitors = "unlinked", len(leaving)
         self._record(fact)
-        return Answer(op.op_id, "unlinked", leaving[-1])
+        return Answer(op.op_id, "unlinked", anchor)
 
     def drop(self, op: Op, key: Key) -> Answer:
         """Takes one identity off its profile; everything else stays, also what came in under that identity."""
@@ -405,13 +427,14 @@ class Decider:
         if identity is None:
             return self._inert(op, "unlink", "not_found", [key])
         home = identity.home
-        claimed: dict[str, list[int]] = {}
-        for visitor in self.world.visitors(home):
-            if visitor.claim == key:
-                claimed.setdefault(str(visitor.device_id), []).append(visitor.visitor_id)
-        turns = sorted(v for visitors in claimed.values() for v in visitors)
+        devices = sorted({v.device_id for v in self.world.visitors(home) if v.home == home})
         fact = self._fact(op, "unlink", [key])
-        fact.detail = {"devices": claimed, "dropped": [[*key, home]], "groups": [[home, *turns]] if turns else []}
+        fact.detail = {
+            "released": {str(d): [home, self._after_all(d, op.at)] for d in devices},
+            "nodes": [home],
+            "dropped": [[*key, home]],
+            "rehomed": [[*key, self.new_id()]],
+        }
         fact.outcome, fact.moved_identities = "unlinked", 1
         self._record(fact)
         return Answer(op.op_id, "unlinked", home)
@@ -427,7 +450,7 @@ class Decider:
         for visitor in visitors:
             open_ended = visitor.ended_at == FOREVER
             end = max(self.now, (visitor.last_seen or 0) + 1) if open_ended else visitor.ended_at
-            stretch = [visitor.started_at, end, self.new_id() if open_ended else 0]
+            stretch = [visitor.started_at, end, self.new_id()]
             erased.setdefault(str(visitor.device_id), []).append(stretch)
             self.deleted.append(visitor)
         self.deleted_nodes |= nodes
@@ -446,23 +469,21 @@ class Decider:
         if not self._undoable(undone):
             node = next((h for h in undone.homes if h in world.roots), 0)
             return self._inert(op, "undo", "nothing_to_undo", [], node=node)
-        core = {n for node in self._nodes_of(undone) if node in world.roots for n in world.component(node)}
-        given = {
-            (k, h) for d in world.devices.values() for f in d.facts for k, h in zip(f.identities, f.homes, strict=False)
-        }
-        again = world.without(undone, core)
+        core = {n for node in self.nodes_of(undone) if node in world.roots for n in world.component(node)}
         fact = self._fact(op, "undo", list(undone.identities), homes=list(undone.homes))
-        fact.identities = list(undone.identities)
+        again = world.without(undone, core, fact.seq)
         fact.outcome = "undone"
         fact.moved_visitors, fact.moved_identities = undone.moved_visitors, undone.moved_identities
         fact.detail = {"of": undone.op_id, "of_seq": undone.seq}
-        if undone.kind in ("merge", "reidentify") and len(undone.homes) > 1 and undone.homes[1]:
+        if undone.kind in ("merge", "reidentify") and len(undone.homes) > 1 and again.roots.keys() >= set(undone.homes):
             fact.detail["excluded"] = [undone.homes[:2]]
-        # A value that was given a new home since (after a demerge) has its old one again: the new one resolves to it.
-        strays = [[again.identities[k].home, home] for k, home in sorted(given, key=str) if k in again.identities]
-        strays = [pair for pair in strays if pair[0] != pair[1] and pair[1] in again.roots]
-        if strays:
-            fact.detail["groups"] = strays
+        # A value that was dropped and named again since has its old home again, and the new one leads there.
+        fact.detail["joined"] = []
+        for (*_, old), (kind, value, new) in zip(
+            undone.detail.get("dropped", ()), undone.detail.get("rehomed", ()), strict=False
+        ):
+            fact.detail["joined"].append([old, new])
+            again.homes[kind, value] = old
         undone.undone_by = op.op_id
         self.undone[undone.seq] = op.op_id
         self.world = again
@@ -479,10 +500,12 @@ class Decider:
             return any(e.seq == fact.seq for e in self.world.edges[fact.detail["target"]])
         return True
 
-    def _nodes_of(self, fact: Fact) -> list[int]:
+    def nodes_of(self, fact: Fact) -> list[int]:
         detail = fact.detail
-        turns = [v for visitors in detail.get("devices", {}).values() for v in visitors]
-        return [*fact.homes, *detail.get("severed", ()), *detail.get("turns", ()), *turns, detail.get("from", 0)]
+        anchors = [anchor for anchor, _ in detail.get("released", {}).values()]
+        given = [row[2] for name in ("dropped", "rehomed") for row in detail.get(name, ())]
+        pinned = [*detail.get("nodes", ()), *detail.get("brought", ())]
+        return [n for n in (*fact.homes, *pinned, *anchors, *given, detail.get("target"), detail.get("source")) if n]
 
     def resolve_held(self, op: Op, held: Fact, *, approve: bool) -> Answer:
         """An operator's word on a held merge: approve merges, reject only closes it."""
@@ -534,8 +557,10 @@ class Decider:
         if homes is None:
             homes = []
             for key in identities:
-                identity = self.world.identities.get(key) if key else None
-                homes.append(identity.home if identity else self.new_id() if key else 0)
+                home = (self.world.home_of(key) or self.new_id()) if key else 0
+                homes.append(home)
+                if key and key not in self.world.identities:
+                    self.world.homes[key] = home
         return Fact(
             seq=self.next_seq(),
             op_id=op.op_id,

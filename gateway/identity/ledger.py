@@ -2,21 +2,41 @@
 
 Profiles are the connected components of a small graph. Its nodes are profile ids: one per visitor (its own) and one per
 identity (its home). A visitor's claim joins its own node with the identity's; a merge joins two nodes; undoing a merge
-takes the edge away and joins again what is left. The same `apply` runs step by step on the loaded part of a site, again
-over a component when a fact is undone, and over a whole ledger when a database is checked.
+takes the edge away and joins again what is left.
+
+`World.apply` folds one fact after the other into the loaded part of a site and decides its flags on the way; `without`
+does so again over the profiles around an undone fact. `refold` makes a whole site from its ledger at once, with the
+flags as they were decided: that both come to the same is what `gateway check` verifies.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.identity import rules
-from gateway.model import APPEND, GHOST, IGNORED, TENTATIVE, Device, Erasure, Fact, Identity, Key, Proof, Site, Visitor
+from gateway.model import (
+    APPEND,
+    GHOST,
+    GONE,
+    IGNORED,
+    SERVER_DEVICE,
+    TENTATIVE,
+    Device,
+    Erasure,
+    Fact,
+    Identity,
+    Key,
+    Proof,
+    Release,
+    Site,
+    Visitor,
+)
 
 DEVICE_KINDS = ("login", "link", "logout", "reidentify")
-GRAPH_KINDS = ("merge", "reidentify", "demerge", "unlink", "undo")
+GRAPH_KINDS = ("merge", "reidentify", "demerge", "unlink", "undo", "delete")
 JOINED = ("merged", "renamed", "aliased", "reserved")
 
 
@@ -27,6 +47,67 @@ class Edge:
     seq: int
     target: int
     source: int
+
+
+def mentions(fact: Fact) -> list[tuple[int, Proof]]:
+    """Which of a fact's identities exist because of it, and how well it proves them: (position, proof).
+
+    A link names somebody only once it took hold; what stayed a ghost names nobody.
+    """
+    proof = fact.proof or Proof.CLAIMED
+    said = fact.kind in ("login", "reidentify") and fact.device_id != SERVER_DEVICE and not fact.flags & GHOST
+    found: list[int] = []
+    if fact.kind == "merge":
+        found, proof = [0, 1], Proof.LINK_RAW
+    elif fact.kind == "reidentify" and fact.detail.get("join") in JOINED:
+        found = [0, 1]
+    elif said or (fact.kind == "link" and "named" in fact.detail):
+        found = [0]
+    elif fact.kind == "reidentify" and fact.outcome == "held":
+        found = [0]  # what waits is between two profiles that exist
+    names = fact.identities
+    return [(n, proof) for n in found if n < len(names) and (key := names[n]) is not None and key[0] != GONE]
+
+
+def release(fact: Fact, device_id: int) -> Release | None:
+    """What a demerge or unlink means for a device. A demerge holds for devices that nobody knew of at the time, too."""
+    released = fact.detail.get("released", {})
+    if str(device_id) in released:
+        anchor, at = released[str(device_id)]
+    elif fact.kind == "demerge":
+        anchor, at = 0, fact.at
+    else:
+        return None
+    return Release(at, fact.seq, frozenset(fact.detail["nodes"]), anchor)
+
+
+def established(facts: Iterable[Fact], servers: dict[int, bool] | None = None) -> dict[Key, Identity]:
+    """The identities that facts in force give, each with its best proof, since its first mention.
+
+    `servers` tells the pseudo-devices of server-side traffic, so that each identity is given its own.
+    """
+    steps: list[tuple[int, int, Fact]] = []
+    for fact in facts:
+        named = fact.detail.get("named", fact.seq)
+        steps.append((fact.seq, 0, fact))
+        if named != fact.seq:  # it took hold later, when the time line was cut again
+            steps.append((named, 1, fact))
+    found: dict[Key, Identity] = {}
+    for seq, _, fact in sorted(steps, key=lambda s: s[:2]):
+        for kind, value, _ in fact.detail.get("dropped", ()):
+            found.pop((kind, value), None)
+        if fact.kind == "link" and fact.detail.get("named") != seq:
+            continue
+        for n, proof in mentions(fact):
+            key = fact.identities[n]
+            assert key is not None
+            if seq != fact.seq and n:
+                continue
+            identity = found.setdefault(key, Identity(key, fact.homes[n], proof, fact.at))
+            identity.proof, identity.since = max(identity.proof, proof), min(identity.since, fact.at)
+            if fact.kind == "login" and servers and servers.get(fact.device_id):
+                identity.server_device = fact.device_id
+    return found
 
 
 class World:
@@ -46,9 +127,13 @@ class World:
         self.void: set[str] = set()
         self.at_home: defaultdict[int, dict[int, Visitor]] = defaultdict(dict)
         self.named: defaultdict[int, set[Key]] = defaultdict(set)
+        self.turn_of: dict[int, Visitor] = {}
+        self.homes: dict[Key, int] = {}
+        self.dead: set[int] = set()
         self.touched: set[int] = set()
         self.recut: set[int] = set()
         self.core: set[int] | None = None
+        self.seq = 0
 
     # --- reading ---------------------------------------------------------------------------------------------
 
@@ -87,11 +172,14 @@ class World:
         right = self.component(b)
         return any(self.exclusions[n] & right for n in self.component(a))
 
-    def device_facts(self, device: Device) -> list[Fact]:
-        """Everything that cuts this device's time line: its own facts and the releases that name it."""
-        named = str(device.device_id)
-        releases = (f for f in self.graph_facts.values() if f.kind in ("demerge", "unlink"))
-        return device.facts + [f for f in releases if named in f.detail.get("devices", ())]
+    def home_of(self, key: Key) -> int:
+        """The profile id that a value was given when it was first named, 0 if it never was."""
+        identity = self.identities.get(key)
+        return identity.home if identity else self.homes.get(key, 0)
+
+    def releases(self, device_id: int) -> list[Release]:
+        """What took this device off a profile."""
+        return [r for f in self.graph_facts.values() if (r := release(f, device_id)) is not None]
 
     # --- loading ---------------------------------------------------------------------------------------------
 
@@ -112,15 +200,23 @@ class World:
     def add_visitor(self, visitor: Visitor) -> None:
         """Puts a visitor of a known device into the world."""
         self.devices[visitor.device_id].turns.append(visitor)
-        self.at_home[visitor.home][visitor.visitor_id] = visitor
+        self._place(visitor)
 
     def add_device(self, device: Device, *, new: bool = False) -> Device:
         """Makes a device known; a new one starts with one anonymous visitor that nobody has seen yet."""
         self.devices[device.device_id] = device
         if new:
             device.complete = True
-            self._cut(device)
+            self.cut(device)
         return device
+
+    def _place(self, visitor: Visitor) -> None:
+        self.at_home[visitor.home][visitor.visitor_id] = visitor
+        self.turn_of[visitor.visitor_id] = visitor
+
+    def _displace(self, visitor: Visitor) -> None:
+        self.at_home[visitor.home].pop(visitor.visitor_id, None)
+        self.turn_of.pop(visitor.visitor_id, None)
 
     # --- folding ---------------------------------------------------------------------------------------------
 
@@ -128,26 +224,28 @@ class World:
         """Folds one fact into the state. Facts must come in the order of `seq`."""
         if fact.inert or fact.erased:
             return
-        if fact.kind in DEVICE_KINDS and (device := self.devices.get(fact.device_id)) and device.complete:
+        self.seq = fact.seq
+        device = self.devices.get(fact.device_id)
+        if device and device.complete and fact.kind in DEVICE_KINDS and not erased(device, fact):
             self._apply_device(fact, device)
-        if fact.kind in GRAPH_KINDS:
-            self._apply_graph(fact)
-        elif fact.kind == "delete":
+        if fact.kind == "delete":
             self._apply_delete(fact)
+        elif fact.kind in GRAPH_KINDS:
+            self._apply_graph(fact)
 
     def _apply_device(self, fact: Fact, device: Device) -> None:
-        if fact.kind in ("login", "reidentify", "link"):
+        if fact.kind != "logout":
             fact.flags = self._flags(fact, device)
-            if fact.kind != "link" and not fact.flags & GHOST:
-                self._mention(fact, 0)
+        for n, proof in mentions(fact)[:1]:
+            self._mention(fact, n, proof)
         insort(device.facts, fact, key=lambda f: (f.at, f.seq))
-        if device.server and fact.kind == "login" and (key := fact.identities[0]) is not None:
-            self.identities[key].server_device = device.device_id
+        if device.server and fact.kind == "login" and (identity := self.identities.get(fact.identities[0] or ("", ""))):
+            identity.server_device = device.device_id
         token = fact.detail.get("token")
         if token is not None and self._seen(token, device.device_id):
             for other in sorted(self.tokens[token]):
-                self._cut(self.devices[other])
-        self._cut(device)
+                self.cut(self.devices[other])
+        self.cut(device)
 
     def _seen(self, token: str, device_id: int) -> bool:
         """Counts a device for a link token; True when this is the device that quarantines it."""
@@ -157,33 +255,33 @@ class World:
         self.void.add(token)
         return True
 
-    def _mention(self, fact: Fact, n: int) -> Identity | None:
+    def _mention(self, fact: Fact, n: int, proof: Proof) -> None:
         """The n-th identity of a fact, made if it is new; its proof becomes the best that any fact gave it."""
         key = fact.identities[n]
-        if key is None:
-            return None
+        assert key is not None
+        if self.core is not None and fact.homes[n] not in self.core:
+            return
         identity = self.identities.get(key)
-        proof = fact.proof or Proof.CLAIMED
         if identity is None:
             identity = Identity(key, fact.homes[n], proof, fact.at)
             self.add_identity(identity)
         else:
-            fact.homes[n] = identity.home  # the home this value had first, also for facts written after a demerge
             identity.proof = max(identity.proof, proof)
             identity.since = min(identity.since, fact.at)
         self.touched.add(identity.home)
-        return identity
 
     def _flags(self, fact: Fact, device: Device) -> int:
         turn = rules.turn_at(device.turns, fact.at)
         key = fact.identities[0]
         identity = self.identities.get(key) if key else None
-        kept = fact.flags & (GHOST | TENTATIVE) if self._outside(identity) else 0
-        if turn is None or key is None:
+        if key is None or key[0] == GONE:
+            return fact.flags
+        kept = fact.flags & (GHOST | TENTATIVE) if self._outside(fact) else 0
+        if turn is None:
             return kept
         flags = kept
         apart = None if turn.known else self._known_apart(turn)
-        if identity is not None and not self._outside(identity):
+        if identity is not None and not self._outside(fact):
             full = len(self.browsers(identity.home)) >= self.site.device_cap
             here = any(v.device_id == device.device_id and not v.tentative for v in self.visitors(identity.home))
             if full and not here and not device.server:
@@ -196,45 +294,47 @@ class World:
             flags |= IGNORED
         return flags
 
-    def _outside(self, identity: Identity | None) -> bool:
-        return self.core is not None and identity is not None and identity.home not in self.core
+    def _outside(self, fact: Fact) -> bool:
+        return self.core is not None and fact.homes[0] not in self.core
 
     def _known_apart(self, turn: Visitor) -> set[int] | None:
         """The component of an unclaimed visitor without its own claim, if somebody is known there by a merge."""
-        if not self.edges[turn.visitor_id]:
+        own = turn.visitor_id if turn.claim else turn.home
+        if not self.edges[own]:
             return None
-        seen, todo = {turn.visitor_id}, [turn.visitor_id]
+        seen, todo = {own}, [own]
         while todo:
             node = todo.pop()
             near = {n for e in self.edges[node] for n in (e.target, e.source)}
-            near |= {v.visitor_id for v in self.at_home[node].values() if v is not turn}
-            near |= {v.home for v in self.component_visitors(node) if v is not turn}
+            near |= {v.visitor_id for v in self.at_home[node].values() if v is not turn and self._attached(v)}
+            visitor = self.turn_of.get(node)
+            if visitor is not None and visitor is not turn and self._attached(visitor):
+                near.add(visitor.home)
             todo.extend(near - seen)
             seen |= near
         return seen if any(self.named[n] for n in seen) else None
 
-    def component_visitors(self, node: int) -> list[Visitor]:
-        """The visitors whose own profile id is `node`: at most one."""
-        return [v for n in self.component(node) for v in self.at_home[n].values() if v.visitor_id == node]
+    def _attached(self, visitor: Visitor) -> bool:
+        """Whether a visitor's own profile id goes where it went: one that took part in a merge does not."""
+        return visitor.claim is not None or not self.edges[visitor.visitor_id]
 
-    def _cut(self, device: Device) -> None:
+    def cut(self, device: Device) -> None:
         """Cuts the device's time line again and joins the profiles that this concerns."""
-        turns = rules.cut(device.device_id, self.device_facts(device), device.erasures, frozenset(self.void))
+        releases = self.releases(device.device_id)
+        turns = rules.cut(device.device_id, device.facts, releases, device.erasures, frozenset(self.void))
         before = {v.visitor_id: v for v in device.turns}
         concerned: set[int] = set()
         for visitor in turns:
             old = before.pop(visitor.visitor_id, None)
             if old is not None:
                 visitor.first_seen, visitor.last_seen, visitor.events = old.first_seen, old.last_seen, old.events
-                if (old.started_at, old.ended_at) != (visitor.started_at, visitor.ended_at):
-                    self.recut.add(device.device_id)
-            else:
+            if old is None or (old.started_at, old.ended_at) != (visitor.started_at, visitor.ended_at):
                 self.recut.add(device.device_id)
             concerned |= self._replace(device, old, visitor)
         for gone in before.values():
             self.recut.add(device.device_id)
             concerned |= self.component(gone.home) | self.component(gone.visitor_id)
-            self.at_home[gone.home].pop(gone.visitor_id, None)
+            self._displace(gone)
         device.turns = turns
         self._regroup(concerned)
 
@@ -242,77 +342,115 @@ class World:
         """Puts a visitor in the place of its former self; returns the nodes to join again if its claim changed."""
         concerned: set[int] = set()
         if old is not None:
-            self.at_home[old.home].pop(old.visitor_id, None)
+            self._displace(old)
             if (old.home, old.claim_seq) != (new.home, new.claim_seq):
                 concerned |= self.component(old.home) | self.component(old.visitor_id)
-        self.at_home[new.home][new.visitor_id] = new
+        self._place(new)
         if old is None or concerned:
-            if new.claim is not None and new.claim not in self.identities:
-                since = self._since(device, new)
-                self.add_identity(Identity(new.claim, new.home, new.proof or Proof.LINK_RAW, since))
+            if new.claim is not None:
+                self._name(device, new)
             self.add_node(new.visitor_id)
+            self.add_node(new.home)
             concerned |= self.component(new.home) | self.component(new.visitor_id)
         return concerned
 
-    @staticmethod
-    def _since(device: Device, visitor: Visitor) -> int:
-        return next((f.at for f in device.facts if f.seq == visitor.claim_seq), visitor.started_at)
+    def _name(self, device: Device, visitor: Visitor) -> None:
+        """A claim that took hold names its person, also a link's, or one that had to wait for another fact."""
+        fact = next(f for f in device.facts if f.seq == visitor.claim_seq)
+        if self.core is not None and fact.homes[0] not in self.core:
+            return
+        if visitor.claim not in self.identities or (fact.kind == "link" and "named" not in fact.detail):
+            fact.detail["named"] = self.seq
+            self._mention(fact, 0, fact.proof or Proof.CLAIMED)
+            if device.server:
+                self.identities[visitor.claim].server_device = device.device_id  # type: ignore[index]
 
     def _apply_graph(self, fact: Fact) -> None:
         self.graph_facts[fact.seq] = fact
-        if fact.kind == "reidentify" and fact.detail.get("join") in JOINED:
-            for n in (0, 1):
-                self._mention(fact, n)
-        elif fact.kind == "reidentify" and fact.outcome == "held" and not fact.device_id:
-            self._mention(fact, 0)  # what waits is between two profiles that exist
-        concerned = self.fold_graph(fact)
-        for named in fact.detail.get("devices", ()):
-            if (device := self.devices.get(int(named))) and device.complete:
-                self._cut(device)
+        if fact.device_id == SERVER_DEVICE or fact.detail.get("join") in JOINED:
+            for n, proof in mentions(fact):
+                self._mention(fact, n, proof)
+        detail = fact.detail
+        joined = [detail.get("target"), detail.get("source"), *(n for pair in detail.get("joined", ()) for n in pair)]
+        for node in joined:
+            if node and node not in self.dead and (self.core is None or node in self.core):
+                self.add_node(node)
+        concerned = self.fold_edges(fact) | self._drop(fact)
+        parted = set(detail.get("nodes", ())) if fact.kind in ("demerge", "unlink") else set()
+        for device in list(self.devices.values()) if parted else ():
+            if device.complete and any(v.home in parted for v in device.turns):
+                self.cut(device)
+        concerned |= {v.home for n in concerned if (v := self.turn_of.get(n))}
         self._regroup({n for c in concerned for n in self.component(c)})
 
-    def fold_graph(self, fact: Fact) -> set[int]:
-        """Folds what a fact does to edges, names and exclusions; returns nodes whose profiles must be joined again."""
-        detail = fact.detail
+    def _drop(self, fact: Fact) -> set[int]:
+        """Takes away the identities that a fact drops."""
         concerned: set[int] = set()
-        if detail.get("target") in self.roots and detail.get("source") in self.roots:
+        for kind, value, _ in fact.detail.get("dropped", ()):
+            identity = self.identities.get((kind, value))
+            if identity is None or (self.core is not None and identity.home not in self.core):
+                continue
+            del self.identities[kind, value]
+            self.named[identity.home].discard((kind, value))
+            self.homes[kind, value] = identity.home
+            concerned |= self.component(identity.home)
+        if self.core is None:
+            for kind, value, home in fact.detail.get("rehomed", ()):
+                self.homes[kind, value] = home
+        return concerned
+
+    def fold_edges(self, fact: Fact) -> set[int]:
+        """Folds what a fact does to edges and exclusions; returns nodes whose profiles must be joined again."""
+        detail = fact.detail
+        if fact.kind == "delete":
+            self._bury(detail["nodes"])
+            return set()
+        concerned: set[int] = set()
+        if detail.get("target") and detail.get("source"):
             concerned |= self._join(Edge(fact.seq, detail["target"], detail["source"]))
-        if detail.get("primary") and detail.get("target") in self.roots:
+        if detail.get("primary") and detail.get("target"):
             self.calls[detail["target"]].add((fact.seq, (detail["primary"][0], detail["primary"][1])))
             concerned |= self.component(detail["target"])
-        for kind, value, home in detail.get("dropped", ()):
-            for key in [(kind, value)] if kind else list(self.named[home]):  # a deleted person's name is not kept here
-                if key in self.identities and self.identities[key].home == home:
-                    del self.identities[key]
-                    self.named[home].discard(key)
         for node in detail.get("severed", ()):
-            concerned |= self.component(node) if node in self.roots else set()
+            concerned |= self.component(node)
             for edge in list(self.edges[node]):
                 self.edges[edge.target].discard(edge)
                 self.edges[edge.source].discard(edge)
-        for group in detail.get("groups", ()):
-            for node in group[1:]:
-                if node in self.roots and group[0] in self.roots:
-                    concerned |= self._join(Edge(fact.seq, group[0], node))
+        for a, b in detail.get("joined", ()):
+            concerned |= self._join(Edge(fact.seq, a, b))
         for a, b in detail.get("excluded", ()):
-            self.exclusions[a].add(b)
-            self.exclusions[b].add(a)
+            if not {a, b} & self.dead:
+                self.exclusions[a].add(b)
+                self.exclusions[b].add(a)
         for a, b in detail.get("lifted", ()):
             self.exclusions[a].discard(b)
             self.exclusions[b].discard(a)
         return concerned
 
     def _join(self, edge: Edge) -> set[int]:
+        if edge.target in self.dead or edge.source in self.dead:
+            return set()
         self.edges[edge.target].add(edge)
         self.edges[edge.source].add(edge)
         return self.component(edge.target) | self.component(edge.source)
 
+    def _bury(self, nodes: Iterable[int]) -> None:
+        """Takes the profile ids of a deleted person out of the graph for good."""
+        for node in nodes:
+            self.dead.add(node)
+            for edge in self.edges.pop(node, set()):
+                self.edges[edge.target if edge.source == node else edge.source].discard(edge)
+            for other in self.exclusions.pop(node, ()):
+                self.exclusions[other].discard(node)
+            self.calls.pop(node, None)
+
     def _regroup(self, nodes: set[int]) -> None:
         """Joins the given nodes afresh: all edges and claims among them, in the order of their facts."""
+        nodes = nodes & self.roots.keys()
         edges = {e for n in nodes for e in self.edges[n]}
         for node in nodes:
             for visitor in self.at_home[node].values():
-                if visitor.claim is not None:
+                if visitor.home != visitor.visitor_id and self._attached(visitor):
                     edges.add(Edge(visitor.claim_seq, visitor.home, visitor.visitor_id))
         parent = {n: n for n in nodes}
 
@@ -332,40 +470,39 @@ class World:
         self.touched |= nodes
 
     def _apply_delete(self, fact: Fact) -> None:
+        self.graph_facts[fact.seq] = fact
         nodes = set(fact.detail["nodes"])
+        self.fold_edges(fact)
         for node in nodes:
             for key in self.named.pop(node, ()):
                 del self.identities[key]
-            for edge in self.edges.pop(node, set()):
-                self.edges[edge.target if edge.source == node else edge.source].discard(edge)
-            for other in self.exclusions.pop(node, ()):
-                self.exclusions[other].discard(node)
-            self.calls.pop(node, None)
-            self.at_home.pop(node, None)
+            for visitor in self.at_home.pop(node, {}).values():
+                self.turn_of.pop(visitor.visitor_id, None)
+        self.homes = {k: h for k, h in self.homes.items() if h not in nodes}
         for named, erasures in fact.detail["erased"].items():
-            if not (device := self.devices.get(int(named))):
-                continue
-            erased = [Erasure(*e) for e in erasures]
-            device.facts = [f for f in device.facts if not any(e.started_at <= f.at < e.ended_at for e in erased)]
-            device.turns = [v for v in device.turns if v.home not in nodes]
-            device.erasures.extend(erased)
-            if device.complete:
-                self._cut(device)
+            if (device := self.devices.get(int(named))) is not None:
+                device.erasures.extend(Erasure(*e) for e in erasures)
+                device.facts = outside(device)
+                device.turns = [v for v in device.turns if v.home not in nodes]
+                if device.complete:
+                    self.cut(device)
         for node in nodes:
             self.members.pop(self.roots.pop(node, node), None)
 
     # --- again, without -----------------------------------------------------------------------------------------
 
-    def without(self, undone: Fact, core: set[int]) -> World:
+    def without(self, undone: Fact, core: set[int], seq: int) -> World:
         """The same part of the site as if `undone` had never happened.
 
-        `core` are the nodes of the profiles the fact touched: everything on their devices is folded again in the order
-        it was committed. Profiles that merely share a device with them keep what was decided about them.
+        `core` are the nodes of the profiles the fact touched: everything that was ever said about them is folded again
+        in the order it was committed. Profiles that merely share a device keep what was decided about them. `seq` is
+        the place of the undoing in the ledger.
         """
         again = World(self.site)
         again.core = core
-        again.void, again.tokens = set(self.void), self.tokens
-        folded = [d for d in self.devices.values() if d.complete and any(v.home in core for v in d.turns)]
+        again.void, again.tokens, again.homes = set(self.void), self.tokens, dict(self.homes)
+        released = undone.detail.get("released", {})
+        folded = [d for d in self.devices.values() if d.complete and (str(d.device_id) in released or about(d, core))]
         for node in self.roots:
             again.add_node(node)
         for identity in self.identities.values():
@@ -381,8 +518,19 @@ class World:
         facts = {f.seq: f for d in folded for f in d.facts} | self.graph_facts
         for seq in sorted(facts):
             fact = facts[seq]
-            if fact.seq != undone.seq and fact.undone_by is None:
+            if fact.seq == undone.seq or fact.undone_by is not None:
+                continue
+            if fact.homes and fact.homes[0] in core:
+                fact.detail.pop("named", None)
+            if fact.kind == "delete":
+                again.fold_edges(fact)
+            else:
                 again.apply(fact)
+        again.core, again.seq = None, seq
+        for device in folded:
+            for visitor in again.devices[device.device_id].turns:
+                if visitor.claim is not None:
+                    again._name(again.devices[device.device_id], visitor)
         again._regroup(set(again.roots))
         for device in folded:
             for visitor in again.devices[device.device_id].turns:
@@ -390,5 +538,57 @@ class World:
                 if old is not None:
                     visitor.first_seen, visitor.last_seen, visitor.events = old.first_seen, old.last_seen, old.events
             again.recut.add(device.device_id)
-        again.core = None
+        again.homes = dict(self.homes)
         return again
+
+
+def outside(device: Device) -> list[Fact]:
+    """A device's facts without those in the stretches of deleted people."""
+    return [f for f in device.facts if not erased(device, f)]
+
+
+def erased(device: Device, fact: Fact) -> bool:
+    """Whether a fact lies in the stretch of a deleted person: then only what it says about others counts."""
+    return any(e.started_at <= fact.at < e.ended_at for e in device.erasures)
+
+
+def about(device: Device, nodes: set[int]) -> bool:
+    """Whether a device belongs to any of the profile ids, or something was said on it about them."""
+    return any(v.home in nodes for v in device.turns) or any(set(f.homes) & nodes for f in device.facts)
+
+
+def refold(site: Site, devices: Sequence[Device], facts: Iterable[Fact], void: Iterable[str]) -> World:
+    """A whole site from nothing but its ledger, its devices and the link tokens that are void: all at once.
+
+    The flags of the facts stay as they were decided.
+    """
+    world = World(site)
+    world.void = set(void)
+    world.devices = {d.device_id: d for d in devices}
+    in_force = [f for f in facts if not f.inert and not f.erased and f.undone_by is None]
+    for fact in sorted(in_force, key=lambda f: f.seq):
+        if fact.kind in GRAPH_KINDS:
+            world.graph_facts[fact.seq] = fact
+            world.fold_edges(fact)
+        if fact.kind in DEVICE_KINDS and fact.device_id in world.devices:
+            world.devices[fact.device_id].facts.append(fact)
+        for named, erasures in fact.detail.get("erased", {}).items():
+            world.devices[int(named)].erasures.extend(Erasure(*e) for e in erasures)
+    parting = [f for f in world.graph_facts.values() if f.kind in ("demerge", "unlink")]
+    for device in devices:
+        device.facts = sorted(outside(device), key=lambda f: (f.at, f.seq))
+        device.complete = True
+        cuts = [r for f in parting if (r := release(f, device.device_id)) is not None]
+        device.turns = rules.cut(device.device_id, device.facts, cuts, device.erasures, frozenset(world.void))
+        for visitor in device.turns:
+            world._place(visitor)
+            world.add_node(visitor.home)
+            world.add_node(visitor.visitor_id)
+    for edges in world.edges.values():
+        for edge in edges:
+            world.add_node(edge.target)
+            world.add_node(edge.source)
+    for identity in established(in_force, {d.device_id: d.server for d in devices}).values():
+        world.add_identity(identity)
+    world._regroup(set(world.roots))
+    return world

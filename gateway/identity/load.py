@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.identity.ledger import World
+from gateway.identity.ledger import World, erased
 from gateway.model import (
     Fact,
     Identity,
@@ -28,7 +28,9 @@ class Loader:
         self.visitor_rows: dict[int, Visitor] = {}
         self.identity_rows: dict[Key, Identity] = {}
         self.profile_rows: dict[int, Profile] = {}
-        self.flags: dict[int, int] = {}
+        self.flags: dict[int, tuple[int, int | None]] = {}
+        self.home_rows: dict[Key, int] = {}
+        self.exclusion_rows: set[tuple[int, int]] = set()
         self.facts: dict[int, Fact] = {}
         self.grouped: set[int] = set()
         self.missing: set[Key] = set()
@@ -51,9 +53,16 @@ class Loader:
         if not wanted:
             return
         found = await self.tx.identities_named(self.site_id, wanted)
-        self.missing |= wanted - {i.key for i in found}
+        missing = wanted - {i.key for i in found}
+        self.missing |= missing
         self._identities(found)
-        await self._profiles({i.home for i in found})
+        if missing:
+            self.home_rows |= await self.tx.homes(self.site_id, missing)
+            self.world.homes |= {k: h for k, h in self.home_rows.items() if k in missing}
+        homes = {self.world.homes[k] for k in missing if k in self.world.homes}
+        await self._profiles({i.home for i in found} | homes)
+        if homes:
+            await self.graph(homes)
 
     async def components(self, nodes: Iterable[int]) -> None:
         """Everything that decides about the profiles of the given ids: members, visitors, identities, merges."""
@@ -75,23 +84,23 @@ class Loader:
         for device in await self.tx.devices(self.site_id, new) if new else ():
             world.add_device(device)
         await self._visitors(visitors)
-        await self._graph(ids)
+        await self.graph(ids)
 
-    async def _graph(self, nodes: set[int]) -> None:
+    async def graph(self, nodes: set[int]) -> None:
+        """The facts that join and part the profile ids, folded into edges with those that were known before."""
         world = self.world
         facts = await self.tx.graph_facts(self.site_id, nodes)
-        for a, b in await self.tx.exclusions(self.site_id, nodes):
-            world.exclusions[a].add(b)
-            world.exclusions[b].add(a)
-        exclusions = {n: set(s) for n, s in world.exclusions.items()}
+        self.exclusion_rows |= set(await self.tx.exclusions(self.site_id, nodes))
         for fact in facts:
-            self.facts.setdefault(fact.seq, fact)
-            world.graph_facts.setdefault(fact.seq, self.facts[fact.seq])
+            world.graph_facts.setdefault(fact.seq, self.facts.setdefault(fact.seq, fact))
         world.edges.clear()
+        world.calls.clear()
         for seq in sorted(world.graph_facts):
-            world.fold_graph(world.graph_facts[seq])
+            world.fold_edges(world.graph_facts[seq])
         world.exclusions.clear()
-        world.exclusions.update(exclusions)
+        for a, b in self.exclusion_rows:
+            if not {a, b} & world.dead:
+                world.exclusions[a].add(b)
 
     async def complete(self, ids: Iterable[int]) -> None:
         """Devices with all their visitors and facts, so that their time line can be cut again."""
@@ -105,24 +114,27 @@ class Loader:
         await self.identities({k for f in facts for k in f.identities[:1] if k})
         for fact in facts:
             fact = self.facts.setdefault(fact.seq, fact)
-            self.flags[fact.seq] = fact.flags
-            for n, key in enumerate(fact.identities):
-                if key in world.identities and n < len(fact.homes):
-                    fact.homes[n] = world.identities[key].home
-            world.devices[fact.device_id].facts.append(fact)
+            self.flags[fact.seq] = (fact.flags, fact.detail.get("named"))
+            device = world.devices[fact.device_id]
+            if not erased(device, fact):
+                device.facts.append(fact)
         tokens = {f.detail["token"] for f in facts if f.detail.get("token")}
         await self.tokens(tokens)
         for i in wanted:
             world.devices[i].complete = True
             world.devices[i].facts.sort(key=lambda f: (f.at, f.seq))
+        await self.graph(wanted | {f.homes[0] for f in facts if f.homes})
         await self._graph_of_turns(wanted)
 
     async def _graph_of_turns(self, ids: set[int]) -> None:
         """Loads the profiles around the devices' visitors; of a device with very many, the recent ones."""
         nodes: set[int] = set()
         for i in ids:
-            for turn in self.world.devices[i].turns[-MANY_TURNS:]:
+            device = self.world.devices[i]
+            for turn in device.turns[-MANY_TURNS:]:
                 nodes |= {turn.home, turn.visitor_id}
+            named = {k for f in device.facts[-MANY_TURNS:] for k in f.identities[:1] if k}
+            nodes |= {self.world.identities[k].home for k in named if k in self.world.identities}
         await self.components(nodes)
 
     async def tokens(self, tokens: Iterable[str]) -> None:

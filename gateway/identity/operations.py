@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from gateway.errors import Conflict, NotFound
 from gateway.identity import rules
 from gateway.identity.decide import Answer, Op
+from gateway.identity.ledger import JOINED, established
 from gateway.identity.requests import (
     Operation,
     Person,
@@ -14,6 +15,8 @@ from gateway.identity.requests import (
 from gateway.identity.save import Run
 from gateway.model import (
     FOREVER,
+    GONE,
+    SERVER_DEVICE,
     Fact,
     Key,
     Visitor,
@@ -63,6 +66,8 @@ class OperationRun(Run):
             turn = rules.turn_at(device.turns, FOREVER - 1) if device else None
             node = turn.home if turn else 0
         await loader.components([node])
+        if (turn := world.turn_of.get(node)) is not None and turn.home != node:
+            node = turn.home  # the id of a visitor stands for the person it belongs to
         return node if node in world.roots and world.live(node) else 0
 
     async def _pair(self) -> tuple[int, int]:
@@ -119,54 +124,100 @@ class OperationRun(Run):
     async def _delete(self, op: Op) -> Answer:
         node = await self._node(self.operation.people[0])
         await self._complete([node])
-        nodes, devices = self.world.component(node), {v.device_id: v for v in self.world.visitors(node)}
-        facts = await self.tx.facts_about(self.site.site_id, nodes, list(devices)) if node else []
-        await self.tx.lock(self.site.site_id, {f.device_id for f in facts} - {0})
-        visitors = self.world.visitors(node)
-        keys = {i.key for i in self.world.identities_of(node)}
-        facts += await self._before_a_demerge(facts, keys)
+        world = self.world
+        nodes, visitors = set(world.component(node)), world.visitors(node)
+        keys = {i.key for i in world.identities_of(node)}
+        if not node:
+            return self.decider.delete(op, node)
+        about = await self.tx.facts_about(self.site.site_id, nodes, [v.device_id for v in visitors])
+        await self.tx.lock(self.site.site_id, {f.device_id for f in about} - {SERVER_DEVICE})
+        about += await self._before_a_drop(about, keys)
+        others = self._scrub([self.loader.facts.setdefault(f.seq, f) for f in about], nodes, visitors, keys)
         answer = self.decider.delete(op, node)
-        if answer.outcome == "deleted":
-            self._scrub(facts, nodes, visitors, keys)
-            self.devices_changed |= {v.device_id for v in visitors}
+        for device in world.devices.values():
+            if device.complete and any(f.seq in self.scrubbed for f in device.facts):
+                world.cut(device)
+        await self._establish(others - keys)
+        self.devices_changed |= {v.device_id for v in visitors}
         return answer
 
-    async def _before_a_demerge(self, facts: Sequence[Fact], keys: set[Key]) -> list[Fact]:
-        """Further facts that name a person: those of profiles that lost these names when they were taken apart."""
+    async def _before_a_drop(self, facts: Sequence[Fact], keys: set[Key]) -> list[Fact]:
+        """Further facts that name a person: those of profiles that these names were taken off."""
         dropped = [d for f in facts for d in f.detail.get("dropped", ())]
         homes = {home for kind, value, home in dropped if (kind, value) in keys}
         found = await self.tx.facts_about(self.site.site_id, homes, []) if homes else []
-        await self.tx.lock(self.site.site_id, {f.device_id for f in found} - {0})
+        await self.tx.lock(self.site.site_id, {f.device_id for f in found} - {SERVER_DEVICE})
         known = {f.seq for f in facts}
         return [f for f in found if f.seq not in known]
 
-    def _scrub(self, facts: Sequence[Fact], nodes: set[int], visitors: Sequence[Visitor], keys: set[Key]) -> None:
-        """Takes a deleted person's values out of the ledger; what is only about them no longer counts."""
+    def _scrub(self, facts: Sequence[Fact], nodes: set[int], visitors: Sequence[Visitor], keys: set[Key]) -> set[Key]:
+        """Takes a deleted person's values out of the ledger; what is only about them no longer counts.
+
+        Returns the identities of other people that were named in what no longer counts.
+        """
         stretches = [(v.device_id, v.started_at, v.ended_at) for v in visitors]
+        others: set[Key] = set()
         for fact in facts:
             mine = any(d == fact.device_id and a <= fact.at < b for d, a, b in stretches)
             homes = {h for h in fact.homes if h}
-            about = homes & nodes or any(k in keys for k in fact.identities)
-            if not mine and not about:
+            if not mine and not homes & nodes and not keys & set(fact.identities):
                 continue
-            fact.identities = [None if k in keys or k is None else k for k in fact.identities]
             fact.reason = None
-            for name in ("primary", "aliases", "token"):
-                fact.detail.pop(name, None)
-            if dropped := fact.detail.get("dropped"):
-                fact.detail["dropped"] = [[None, None, d[2]] if (d[0], d[1]) in keys else d for d in dropped]
-            fact.erased = mine or homes <= nodes
-            if fact.seq not in {f.seq for f in self.decider.facts}:
-                self.loader.facts[fact.seq] = fact
-                self.decider.resolved.setdefault(fact.seq, fact.resolved_by or "")
+            if mine and fact.detail.get("join") not in JOINED:
+                others |= {k for k in fact.identities if k}
+                fact.identities, fact.detail, fact.erased = [None for _ in fact.identities], {}, True
+            else:
+                self._scrub_mention(fact, keys)
+            self.loader.facts[fact.seq] = fact
+            self.scrubbed.add(fact.seq)
+        for device in self.world.devices.values():
+            device.facts = [f for f in device.facts if not f.erased]
+        return others
 
-    async def _complete(self, nodes: Iterable[int]) -> None:
-        """Loads whole the devices of the profiles, and the profiles that share them."""
+    def _scrub_mention(self, fact: Fact, keys: set[Key]) -> None:
+        """Takes a deleted person out of a fact about others, or about a turn that was others' when they were deleted.
+
+        Somebody without a name stays in their place: a turn that began or was taken over there still does.
+        """
+        names = zip(fact.identities, fact.homes, strict=False)
+        fact.identities = [(GONE, str(h)) if k in keys else k for k, h in names] if fact.homes else []
+        for name in ("dropped", "rehomed", "aliases"):
+            if name in fact.detail:
+                fact.detail[name] = [row for row in fact.detail[name] if (row[0], row[1]) not in keys]
+        if tuple(fact.detail.get("primary") or ()) in keys:
+            del fact.detail["primary"]
+
+    async def _establish(self, keys: set[Key]) -> None:
+        """Identities of other people as what still counts gives them; one that was only named there is gone."""
+        world = self.world
+        await self.loader.identities(keys)
+        for key in keys & world.identities.keys():
+            identity = world.identities[key]
+            await self.loader.components([identity.home])
+            facts = await self.tx.facts_of(self.site.site_id, [identity.home])
+            kept = [self.loader.facts.get(f.seq, f) for f in facts]
+            found = established(f for f in kept if not f.erased).get(key)
+            if found is None:
+                del world.identities[key]
+                world.named[identity.home].discard(key)
+                world.homes[key] = identity.home
+            else:
+                identity.proof, identity.since = found.proof, found.since
+            world.touched.add(identity.home)
+
+    async def _complete(self, nodes: Iterable[int], devices: Iterable[int] = ()) -> None:
+        """Loads the profiles, all devices on which anything was said about them, and the profiles that share these."""
         nodes = [n for n in nodes if n]
         await self.loader.components(nodes)
-        devices = {v.device_id for n in nodes for v in self.world.visitors(n)}
-        await self.loader.devices(devices, -1)
-        await self.loader.complete(devices)
+        await self.loader.graph(set(nodes))
+        around = {n for node in nodes for n in self.world.component(node)}
+        facts = await self.tx.facts_of(self.site.site_id, around) if around else []
+        wanted = {v.device_id for n in nodes for v in self.world.visitors(n)} | {f.device_id for f in facts}
+        wanted |= {int(d) for f in facts for d in f.detail.get("released", ())}
+        wanted = (wanted | set(devices)) - {SERVER_DEVICE}
+        await self.loader.devices(wanted, -1)
+        await self.loader.complete(wanted)
+        await self.loader.components(list(self.world.roots))
 
     async def _undo(self, op: Op) -> Answer:
         found = [f for f in await self.tx.recorded(self.site.site_id, [self.operation.of]) if not f.erased]
@@ -174,8 +225,7 @@ class OperationRun(Run):
         if undone is None:
             raise NotFound(f"no operation {self.operation.of!r}", "look it up with GET /v1/ledger")
         undone = self.loader.facts.setdefault(undone.seq, undone)
-        nodes = self.decider._nodes_of(undone)
-        await self._complete(nodes)
+        await self._complete(self.decider.nodes_of(undone), map(int, undone.detail.get("released", ())))
         return self.decider.undo(op, undone)
 
     async def _held(self) -> Fact:

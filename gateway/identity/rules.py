@@ -18,6 +18,7 @@ import msgspec
 from gateway.model import (
     APPEND,
     GHOST,
+    GONE,
     IGNORED,
     TENTATIVE,
     Erasure,
@@ -25,6 +26,7 @@ from gateway.model import (
     Identity,
     Key,
     Proof,
+    Release,
     Visitor,
 )
 
@@ -105,42 +107,50 @@ def fingerprint(*parts: object) -> str:
 
 
 def cut(
-    device_id: int, facts: Sequence[Fact], erasures: Sequence[Erasure], void_tokens: frozenset[str]
+    device_id: int,
+    facts: Sequence[Fact],
+    releases: Sequence[Release],
+    erasures: Sequence[Erasure],
+    void_tokens: frozenset[str],
 ) -> list[Visitor]:
-    """Cuts a device's time line into visitors, given its facts in device order.
+    """Cuts a device's time line into visitors: what it did, what took it off a profile, and who was deleted.
 
-    Facts are login, link, logout, reidentify, and the releases (demerge, unlink) that took visitors off a profile.
-    A fact's `visitor_id` is the id of the visitor it opens, if it opens one; the first visitor's id is the device's.
+    Facts are login, link, logout and reidentify. A fact's `visitor_id` is the id of the visitor it opens, if it opens
+    one; the first visitor's id is the device's.
     """
-    turns = [Visitor(device_id, device_id)]
-    marks: list[tuple[int, int, int, Fact | Erasure]] = [(f.at, 1, f.seq, f) for f in facts]
+    turns = [Visitor(device_id, device_id, home=device_id)]
+    marks: list[tuple[int, int, int, Fact | Release | Erasure]] = [(f.at, 1, f.seq, f) for f in facts]
+    marks += [(r.at, 1, r.seq, r) for r in releases]
     for n, erasure in enumerate(erasures):
-        marks.append((erasure.started_at, 0, n, erasure))
-        if erasure.next_visitor_id:
-            marks.append((erasure.ended_at, 0, n, Erasure(erasure.ended_at, erasure.ended_at, erasure.next_visitor_id)))
-    for at, _, _, mark in sorted(marks, key=lambda m: m[:3]):
-        if isinstance(mark, Erasure):
-            _apply_erasure(turns, mark)
-        elif mark.kind in ("login", "reidentify"):
-            _apply_login(turns, mark, at)
-        elif mark.kind == "link":
-            _apply_link(turns, mark, at, void_tokens)
-        elif mark.kind == "logout":
-            if turns[-1].claim is not None or turns[-1].erased:
-                _open(turns, mark.visitor_id, at)
-        else:
-            released = set(mark.detail["devices"].get(str(device_id), ()))
-            for turn in turns:
-                if turn.visitor_id in released:
-                    _unclaim(turn)
+        marks += [(erasure.started_at, 0, n, erasure), (erasure.ended_at, 2, n, erasure)]
+    for at, order, _, mark in sorted(marks, key=lambda m: m[:3]):
+        if isinstance(mark, Release):
+            _apply_release(turns, mark)
+        elif isinstance(mark, Fact):
+            _apply_fact(turns, mark, at, void_tokens)
+        elif order == 0:
+            _begin_erasure(turns, mark)
+        elif turns[-1].erased and not any(e.started_at <= at < e.ended_at for e in erasures):
+            _open(turns, mark.next_visitor_id, at)
     for turn in turns:
-        turn.home = turn.home or turn.visitor_id
+        if turn.claim is not None and turn.claim[0] == GONE:
+            _release(turn, turn.visitor_id)
     return [turn for turn in turns if not turn.erased]
+
+
+def _apply_fact(turns: list[Visitor], fact: Fact, at: int, void_tokens: frozenset[str]) -> None:
+    if fact.kind == "logout":
+        if turns[-1].claim is not None or turns[-1].erased:
+            _open(turns, fact.visitor_id, at)
+    elif fact.kind == "link":
+        _apply_link(turns, fact, at, void_tokens)
+    else:
+        _apply_login(turns, fact, at)
 
 
 def _open(turns: list[Visitor], visitor_id: int, at: int) -> Visitor:
     turns[-1].ended_at = at
-    turns.append(Visitor(visitor_id, turns[-1].device_id, at))
+    turns.append(Visitor(visitor_id, turns[-1].device_id, at, home=visitor_id))
     return turns[-1]
 
 
@@ -149,25 +159,25 @@ def _claim(turn: Visitor, fact: Fact, *, tentative: bool = False) -> None:
     turn.proof, turn.tentative, turn.claim_seq = fact.proof, tentative, fact.seq
 
 
-def _unclaim(turn: Visitor) -> None:
-    turn.claim, turn.home, turn.proof, turn.tentative, turn.claim_seq = None, 0, None, False, 0
+def _apply_release(turns: list[Visitor], release: Release) -> None:
+    for turn in turns:
+        if turn.home in release.nodes:
+            _release(turn, release.anchor or turn.visitor_id)
 
 
-def _apply_erasure(turns: list[Visitor], mark: Erasure) -> None:
-    if mark.next_visitor_id and mark.started_at == mark.ended_at:
-        if turns[-1].erased:
-            _open(turns, mark.next_visitor_id, mark.ended_at)
-        return
-    if mark.started_at <= turns[-1].started_at:
-        _unclaim(turns[-1])
-        turns[-1].erased = True
-    else:
-        _open(turns, 0, mark.started_at).erased = True
+def _release(turn: Visitor, home: int) -> None:
+    turn.claim, turn.home, turn.proof, turn.tentative, turn.claim_seq = None, home, None, False, 0
+
+
+def _begin_erasure(turns: list[Visitor], erasure: Erasure) -> None:
+    if erasure.started_at > turns[-1].started_at:
+        _open(turns, 0, erasure.started_at)
+    turn = turns[-1]
+    turn.claim, turn.home, turn.tentative, turn.erased = None, 0, False, True
 
 
 def _apply_login(turns: list[Visitor], fact: Fact, at: int) -> None:
     turn = turns[-1]
-    brought = set(fact.detail.get("turns", ()))
     if fact.flags & GHOST:
         if turn.known or turn.erased:
             _open(turns, fact.visitor_id, at)
@@ -177,8 +187,9 @@ def _apply_login(turns: list[Visitor], fact: Fact, at: int) -> None:
         _claim(_open(turns, fact.visitor_id, at), fact, tentative=bool(fact.flags & TENTATIVE))
     elif not (fact.flags & TENTATIVE and turn.tentative and (turn.proof or 0) >= (fact.proof or 0)):
         _claim(turn, fact, tentative=bool(fact.flags & TENTATIVE))
+    brought = set(fact.detail.get("brought", ()))
     for earlier in turns:
-        if earlier.visitor_id in brought and earlier.claim is not None:
+        if earlier.claim is not None and earlier.home in brought:
             _claim(earlier, fact)
 
 

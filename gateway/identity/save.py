@@ -10,6 +10,7 @@ from gateway.identity.ledger import World
 from gateway.identity.load import Loader
 from gateway.model import (
     Event,
+    Fact,
     Profile,
     Site,
     Write,
@@ -33,6 +34,7 @@ class Run:
         self.events: list[Event] = []
         self.writes: list[Write] = []
         self.births: list[tuple[str, int]] = []
+        self.scrubbed: set[int] = set()
         self.receipts: dict[str, int] = {}
         self.new_names: dict[str, str] = {}
 
@@ -105,6 +107,13 @@ class Run:
         changes.identities_new = [i for k, i in world.identities.items() if k not in known]
         changes.identities = [i for k, i in world.identities.items() if k in known and known[k] != i]
         changes.identities_gone = [k for k in loader.identity_rows if k not in world.identities]
+        gone = {k: i.home for k, i in loader.identity_rows.items() if k not in world.identities}
+        homes = {k: world.homes.get(k, h) for k, h in gone.items()} | world.homes
+        changes.homes = [
+            (*k, h)
+            for k, h in homes.items()
+            if k not in world.identities and loader.home_rows.get(k) != h and h not in self.decider.deleted_nodes
+        ]
         roots = {world.root(n) for n in world.touched if n in world.roots}
         for root in roots:
             live, primary = world.live(root), world.primary(root)
@@ -119,22 +128,14 @@ class Run:
         decider, world = self.decider, self.world
         changes.facts = decider.facts
         for fact in decider.facts:
-            refs = set(fact.homes) | set(fact.detail.get("nodes", ())) | set(fact.detail.get("severed", ()))
-            refs |= {n for group in fact.detail.get("groups", ()) for n in group}
-            refs |= {v for turns in fact.detail.get("devices", {}).values() for v in turns}
-            refs |= set(fact.detail.get("turns", ())) | {fact.detail.get("target", 0), fact.detail.get("source", 0)}
-            changes.refs += [(n, fact.seq) for n in sorted(refs - {0})]
-            for a, b in fact.detail.get("excluded", ()):
-                changes.excluded += [(a, b, fact.seq), (b, a, fact.seq)]
-            for a, b in fact.detail.get("lifted", ()):
-                changes.included += [(a, b), (b, a)]
+            changes.refs += [(n, fact.seq) for n in sorted(self._concerned(fact))]
             if fact.detail.get("token"):
                 changes.tokens.append((fact.detail["token"], fact.device_id, fact.homes[0], fact.at))
         folded = [f for d in world.devices.values() for f in d.facts] + list(world.graph_facts.values())
         for fact in folded:
-            if fact.seq in self.loader.flags and self.loader.flags[fact.seq] != fact.flags:
+            if self.loader.flags.get(fact.seq, (state := (fact.flags, fact.detail.get("named")))) != state:
                 changes.facts_changed.append(fact)
-        marked = self.decider.undone.keys() | self.decider.resolved.keys()
+        marked = self.decider.undone.keys() | self.decider.resolved.keys() | self.scrubbed
         known = {f.seq for f in changes.facts_changed}
         changes.facts_changed += [f for s, f in self.loader.facts.items() if s in marked and s not in known]
         changes.errors = decider.errors
@@ -143,6 +144,22 @@ class Run:
                 for code in ("link_contradicted", "link_for_other_user", "conflicting_links"):
                     changes.errors_gone.append((code, op_id, device_id))
         changes.tombstones = [(h, self.now) for h in decider.tombstones]
+        self._kept_apart(changes)
+
+    def _concerned(self, fact: Fact) -> set[int]:
+        """The profile ids (and, for what takes devices off a profile, devices) under which a fact is found again."""
+        detail = fact.detail
+        named = [k for k in fact.identities if k] + [(k, v) for k, v in detail.get("aliases", ())]
+        refs = {self.world.home_of(k) for k in named} | set(self.decider.nodes_of(fact))
+        refs |= {int(d) for d in detail.get("released", ())}
+        refs |= {n for name in ("joined", "lifted", "excluded") for pair in detail.get(name, ()) for n in pair}
+        return refs - {0}
+
+    def _kept_apart(self, changes: Changes) -> None:
+        """The pairs that must not be merged, where they changed around the loaded profiles."""
+        pairs = {(a, b) for a, others in self.world.exclusions.items() for b in others}
+        changes.excluded = [(a, b, self.last_seq) for a, b in sorted(pairs - self.loader.exclusion_rows)]
+        changes.included = sorted(self.loader.exclusion_rows - pairs)
 
     async def _collapse(self) -> tuple[list[Write], list[Write]]:
         """Keeps of a run of equal writes only the first and the last: pages repeat their properties on every view."""

@@ -43,6 +43,7 @@ class Changes:
     writes_gone: list[Write] = field(default_factory=list)
     births: list[tuple[str, int]] = field(default_factory=list)
     tombstones: list[tuple[str, int]] = field(default_factory=list)
+    homes: list[tuple[str, str, int]] = field(default_factory=list)
     receipts: list[tuple[str, int]] = field(default_factory=list)
     event_names: list[tuple[str, str]] = field(default_factory=list)
 
@@ -87,6 +88,12 @@ class Transaction(Protocol):
 
     async def graph_facts(self, site_id: int, nodes: Collection[int]) -> list[Fact]:
         """Merges and their kin that concern any of the given profile ids and are in force, in the order of commits."""
+
+    async def facts_of(self, site_id: int, nodes: Collection[int]) -> list[Fact]:
+        """Every fact in force that names any of the given profile ids, in the order of commits."""
+
+    async def homes(self, site_id: int, keys: Collection[Key]) -> dict[Key, int]:
+        """The profile ids that values without an identity were given when they were named before."""
 
     async def recorded(self, site_id: int, op_ids: Collection[str]) -> list[Fact]:
         """Facts by op id, inert ones included: the recorded answers."""

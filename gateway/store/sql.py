@@ -50,6 +50,7 @@ KEYS = {
     "link_tokens": "site_id, token, device_id",
     "births": "site_id, message_id",
     "tombstones": "site_id, value_hash",
+    "homes": "site_id, value, kind",
     "receipts": "site_id, receipt",
     "event_names": "site_id, folded",
 }
@@ -228,10 +229,24 @@ class SqlTransaction(ABC):
             f"/* ledger.graph */ select distinct {FACT_COLUMNS} from ledger_refs"
             " join ledger on ledger.site_id = ledger_refs.site_id and ledger.seq = ledger_refs.seq"
             " where ledger_refs.site_id = $1 and ledger_refs.profile_id = any($2)"
-            " and ledger.kind in ('merge', 'reidentify', 'demerge', 'unlink', 'undo')"
+            " and ledger.kind in ('merge', 'reidentify', 'demerge', 'unlink', 'undo', 'delete')"
             " and ledger.inert = 0 and ledger.erased = 0 and ledger.undone_by is null order by ledger.seq"
         )
         return [fact_from(r) for r in await self.fetch(sql, site_id, list(nodes))]
+
+    async def facts_of(self, site_id: int, nodes: Collection[int]) -> list[Fact]:
+        sql = (
+            f"/* ledger.of_nodes */ select distinct {FACT_COLUMNS} from ledger_refs"
+            " join ledger on ledger.site_id = ledger_refs.site_id and ledger.seq = ledger_refs.seq"
+            " where ledger_refs.site_id = $1 and ledger_refs.profile_id = any($2)"
+            " and ledger.inert = 0 and ledger.erased = 0 and ledger.undone_by is null order by ledger.seq"
+        )
+        return [fact_from(r) for r in await self.fetch(sql, site_id, list(nodes))]
+
+    async def homes(self, site_id: int, keys: Collection[Key]) -> dict[Key, int]:
+        sql = "/* homes.of */ select kind, value, home from homes where site_id = $1 and value = any($2)"
+        rows = await self.fetch(sql, site_id, [value for _, value in keys])
+        return {(r[0], r[1]): r[2] for r in rows if (r[0], r[1]) in keys}
 
     async def recorded(self, site_id: int, op_ids: Collection[str]) -> list[Fact]:
         sql = f"/* ledger.recorded */ select {FACT_COLUMNS} from ledger where site_id = $1 and op_id = any($2)"
@@ -309,7 +324,12 @@ class SqlTransaction(ABC):
         homes = list(nodes)
         sql = "/* identity_errors.erase */ delete from identity_errors where site_id = $1"
         await self.execute(f"{sql} and (home = any($2) or other = any($2))", site_id, homes)
-        for table, column in (("link_tokens", "home"), ("exclusions", "profile_a"), ("exclusions", "profile_b")):
+        for table, column in (
+            ("link_tokens", "home"),
+            ("homes", "home"),
+            ("exclusions", "profile_a"),
+            ("exclusions", "profile_b"),
+        ):
             sql = f"/* {table}.erase */ delete from {table} where site_id = $1 and {column} = any($2)"
             await self.execute(sql, site_id, homes)
         devices = list({v.device_id for v in visitors})
@@ -353,6 +373,7 @@ class SqlTransaction(ABC):
         writes = [(w.device_id, w.kind, w.key, w.at, w.op_id, w.value) for w in c.writes]
         await self.upsert("properties", site_id, COLUMNS["properties"], writes)
         await self.create("births", site_id, "message_id, device_id", c.births)
+        await self.upsert("homes", site_id, "kind, value, home", c.homes)
         await self.upsert("tombstones", site_id, "value_hash, deleted_at", c.tombstones)
         await self._save_errors(site_id, c.errors)
         await self._save_receipts(site_id, c)

@@ -1,7 +1,7 @@
 """A laboratory for the engine: real SQL on SQLite in memory, without threads, HTTP or a real clock.
 
-Operations are decided and saved by the same code as in a running gateway; ids and times are counted, so that two runs of
-one history are the same to the byte.
+Operations are decided and saved by the same code as in a running gateway; ids and times are counted, so that two runs
+of one history are the same to the byte.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from gateway.identity.requests import (
 from gateway.model import Key, Proof, Site
 from gateway.reads import Reader
 from gateway.store.base import Record
-from gateway.store.sqlite import SqliteStore, _bind, migrations, translate
+from gateway.store.database import migrations
+from gateway.store.sqlite import SqliteStore, _bind, translate
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -140,7 +141,7 @@ class Lab:
         self.patch.undo()
         self.store.db.close()
 
-    # --- asking ------------------------------------------------------------------------------------------------------
+    # --- asking ---
 
     def ask(self, *requests: Request) -> list[Reply]:
         """Decides requests in one transaction."""
@@ -181,7 +182,7 @@ class Lab:
         assert isinstance(answer, Answer)
         return answer
 
-    # --- the words of the scenarios ------------------------------------------------------------------------------------
+    # --- the words of the scenarios ---
 
     def _head(self, op: str, at: int | None) -> tuple[str, int, str]:
         self.clock.tick()
@@ -213,8 +214,14 @@ class Lab:
         return self.send(device, command, **kw)
 
     def put(
-        self, device: int, *rows: tuple[str, str, Any], at: int | None = None, op: str = "", about: object = None, **kw: Any
-    ) -> str:  # fmt: skip
+        self,
+        device: int,
+        *rows: tuple[str, str, Any],
+        at: int | None = None,
+        op: str = "",
+        about: object = None,
+        **kw: Any,
+    ) -> str:
         written = [(kind, key, json.dumps(value)) for kind, key, value in rows]
         target = name(about) if about is not None else None
         return self.send(device, Writes(*self._head(op, at), written, target), **kw)
@@ -257,7 +264,7 @@ class Lab:
     def person(who: object) -> Person:
         return Person(device_id=who) if isinstance(who, int) else Person(name(who))
 
-    # --- looking -------------------------------------------------------------------------------------------------------
+    # --- looking ---
 
     def reader(self, site: Site | None = None) -> Reader:
         return Reader(self.store, site or self.site)

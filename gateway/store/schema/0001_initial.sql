@@ -61,6 +61,15 @@ create table identities (
 );
 create index identities_by_home on identities (site_id, home);
 
+create table homes (
+    site_id bigint not null,
+    kind    text not null,
+    value   text not null,
+    home    bigint not null,
+    primary key (site_id, value, kind)
+);
+create index homes_by_home on homes (site_id, home);
+
 create table profiles (
     site_id       bigint not null,
     profile_id    bigint not null,
