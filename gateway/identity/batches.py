@@ -221,6 +221,7 @@ class BatchRun(Run):
                 identity = self.world.identities.get(command.key)
                 turn = rules.turn_at(device.turns, command.sent_at + device.clock_offset)
                 settled = turn is not None and identity is not None and turn.known and turn.home == identity.home
+                settled = settled and not self._clock_jumped(device, batch)  # it may land in another turn
                 if not settled or command.aliases or command.proof > Proof.CLAIMED:
                     return True
         return False
@@ -275,11 +276,18 @@ class BatchRun(Run):
         self.decider.login(Op(f"server-{self.new_id()}", at, actor, proof, device.device_id), key)
         return device
 
+    @staticmethod
+    def _clock_jumped(device: Device, batch: Batch | ServerBatch) -> bool:
+        """Whether the browser's clock, or ours, is not what it was when the device's correction was measured."""
+        if isinstance(batch, ServerBatch) or batch.measured is None:
+            return False
+        return abs(batch.measured - device.clock_offset) > CLOCK_TOLERANCE
+
     def _offset(self, device: Device, batch: Batch) -> int:
         """The correction of the browser's clock: kept as it is until it is clearly wrong, so that order is kept."""
         if trusted(batch):
             return 0
-        if batch.measured is not None and abs(batch.measured - device.clock_offset) > CLOCK_TOLERANCE:
+        if batch.measured is not None and self._clock_jumped(device, batch):
             device.clock_offset = batch.measured if abs(batch.measured) > CLOCK_TOLERANCE else 0
             self.devices_changed.add(device.device_id)
         return device.clock_offset
@@ -391,11 +399,14 @@ class BatchRun(Run):
         self.writes.append(Write(device.device_id, kind, key, at, op_id, value))
 
     async def _collapse(self) -> tuple[list[Write], list[Write]]:
+        plain, decided = self.writes, list[Write]()
         for relative in self.relative:
-            devices = {v.device_id for v in relative.visitors} | {relative.device_id}
-            stored = await self.tx.writes(self.site.site_id, devices, [relative.row[1]])
-            written = [w for w in self.writes if w.key == relative.row[1] and w.device_id in devices]
-            self.writes += self._cleared(relative, stored + written) or self._changed(relative, stored, written)
+            key, devices = relative.row[1], {v.device_id for v in relative.visitors} | {relative.device_id}
+            before = [w for w in plain if w.at <= relative.at] + decided
+            before = [w for w in before if w.key == key and w.device_id in devices]
+            before += await self.tx.writes(self.site.site_id, devices, [key])
+            decided += self._cleared(relative, before) or self._changed(relative, before)
+        self.writes = plain + decided
         return await super()._collapse()
 
     @staticmethod
@@ -406,12 +417,11 @@ class BatchRun(Run):
         return [Write(d, "set", relative.row[1], relative.at, relative.op_id, "null") for d in sorted(holding)]
 
     @staticmethod
-    def _changed(relative: Relative, stored: Sequence[Write], written: Sequence[Write]) -> list[Write]:
-        """The value after a change, as a set. It starts from the newest stored value, so that no change is lost."""
+    def _changed(relative: Relative, before: Sequence[Write]) -> list[Write]:
+        """The value after a change, as a set. It starts from the newest value there is, so that no change is lost."""
         kind, key, operand = relative.row
-        if kind not in rules.CHANGES or any(w.op_id == relative.op_id for w in [*stored, *written]):
+        if kind not in rules.CHANGES or any(w.op_id == relative.op_id for w in before):
             return []
-        before = [*stored, *(w for w in written if w.at <= relative.at)]
         mine = [
             rules.Row(w.device_id, w.kind, w.key, w.at, w.op_id, msgspec.json.decode(w.value))
             for w in before

@@ -3,7 +3,6 @@
 import base64
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,9 +96,9 @@ class Doors:
 
 
 @pytest.fixture
-async def doors(tmp_path: Path) -> AsyncIterator[Doors]:
+async def doors(database: str) -> AsyncIterator[Doors]:
     """Alice, known by her number, and a visitor; each of the dialects told something of them."""
-    async with driving(tmp_path) as driver:
+    async with driving(database) as driver:
         doors = Doors(driver)
         await doors.vero("users/track", {"id": int(SHOP_NUMBER), "data": {"name": "Alice"}})
         await doors.suprsend("POST", f"/v1/user/{SHOP_NUMBER}/", {"$email": ["alice@shop.example"]})

@@ -1,13 +1,15 @@
 """Writes that change what a profile shows: numbers added, values put into lists and taken out."""
 
-from pathlib import Path
+import asyncio
 from typing import Any
 
 import pytest
 
+from gateway.app import opened
 from gateway.identity import rules
 from gateway.identity.requests import Command, ServerBatch, Writes
 from gateway.model import now
+from gateway.settings import load
 from tests.driver import driving
 
 
@@ -41,22 +43,22 @@ async def shown(driver: Any, value: str) -> Any:
     return (await driver.find(f"u:{value}"))["properties"]
 
 
-async def test_a_repeated_change_counts_once(tmp_path: Path) -> None:
-    async with driving(tmp_path) as driver:
+async def test_a_repeated_change_counts_once(database: str) -> None:
+    async with driving(database) as driver:
         for op in ("first", "second", "first", "second"):
             await write(driver, "alice", ("add", "visits", "1"), op=op)
         assert await shown(driver, "alice") == {"visits": 2}
 
 
-async def test_a_change_that_arrives_late_is_not_lost(tmp_path: Path) -> None:
-    async with driving(tmp_path) as driver:
+async def test_a_change_that_arrives_late_is_not_lost(database: str) -> None:
+    async with driving(database) as driver:
         await write(driver, "alice", ("set", "visits", "10"))
         await write(driver, "alice", ("add", "visits", "5"), sent_at=now() - 60_000_000)
         assert await shown(driver, "alice") == {"visits": 15}
 
 
-async def test_changes_count_from_what_the_merged_profile_shows(tmp_path: Path) -> None:
-    async with driving(tmp_path) as driver:
+async def test_changes_count_from_what_the_merged_profile_shows(database: str) -> None:
+    async with driving(database) as driver:
         await write(driver, "alice", ("add", "visits", "3"), ("append", "colours", '["red"]'))
         await write(driver, "anon-1", ("add", "visits", "4"), ("append", "colours", '["blue"]'))
         await driver.run([("merge", {"target": "u:alice", "source": "u:anon-1", "op": "m1"})])
@@ -65,9 +67,22 @@ async def test_changes_count_from_what_the_merged_profile_shows(tmp_path: Path) 
         await driver.check_refold()
 
 
-async def test_another_persons_turn_on_the_same_device_does_not_count(tmp_path: Path) -> None:
-    async with driving(tmp_path) as driver:
+async def test_another_persons_turn_on_the_same_device_does_not_count(database: str) -> None:
+    async with driving(database) as driver:
         for person, points in (("alice", 7), ("bob", 1)):
             await driver.push("laptop", ["user", {"id": person, "points": points}], f"login-{person}", now() / 1e6)
         await write(driver, "bob", ("add", "points", "1"))
         assert (await shown(driver, "bob"), await shown(driver, "alice")) == ({"points": 2}, {"points": 7})
+
+
+async def test_two_gateways_on_one_database_lose_no_change(database: str) -> None:
+    async with driving(database) as driver, opened(load({}, database=database)) as second:
+        site = driver.site
+        await write(driver, "alice", ("set", "visits", "0"))
+
+        async def add(writer: Any, n: int) -> None:
+            command = Writes(f"add-{n}", now(), rows=[("add", "visits", "1")])
+            await writer.commands(ServerBatch(site, ("id", "alice"), [command], now()))
+
+        await asyncio.gather(*(add((driver.gateway, second)[n % 2].writer, n) for n in range(60)))
+        assert await shown(driver, "alice") == {"visits": 60}

@@ -40,6 +40,7 @@ TYPES = {
     405: "MethodNotAllowed",
     409: "Conflict",
     413: "RequestTooLarge",
+    429: "TooManyRequests",
     503: "ServiceUnavailable",
 }
 
