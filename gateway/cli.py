@@ -124,12 +124,10 @@ def serve(
         run_server(settings, workers)
         return
     check_inspectable(settings.host, workers)
-    own = database is not None or "GATEWAY_DATABASE" in os.environ
+    own = database is not None or bool({"GATEWAY_DATABASE", "GATEWAY_DATABASE_FILE"} & os.environ.keys())
     address = f"http://localhost:{settings.port}/inspect"
-    out.print(f"Everything that arrives is shown at {address}/good and {address}/bad")
-    out.print(
-        f"[bold]{settings.database}[/] is kept" if own else f"The database is temporary; its keys: {address}/site"
-    )
+    typer.echo(f"What arrives is shown at {address}/good and {address}/bad.")
+    typer.echo(f"It goes into {settings.database}." if own else f"The database is temporary; its keys: {address}/site")
     run_server(settings, 1, inspect="database" if own else "temporary")
 
 
@@ -147,9 +145,7 @@ def record(
 @app.command()
 def replay(
     file: Path,
-    site: Annotated[
-        str | None, typer.Option(help="play all of it into this site; default: the site of each line")
-    ] = None,
+    site: Annotated[str | None, typer.Option(help="play all into this site; default: the site of each line")] = None,
     as_json: AsJson = False,
     database: Database = None,
 ) -> None:
@@ -175,9 +171,7 @@ def show_replayed(done: Replayed) -> None:
         out.print(f"  {outcome}: {count}", highlight=False)
     for other in done.other_outcomes[:20]:
         what = other["command"] or other["op_id"]
-        out.print(
-            f"  {what}: {other['recorded']} when recorded, {other['replayed']} now", highlight=False, markup=False
-        )
+        typer.echo(f"  {what}: {other['recorded']} when recorded, {other['replayed']} now")
     for problem in done.problems:
         err.print(f"  [red]{problem}[/]", highlight=False)
 

@@ -46,6 +46,11 @@ class Recorder:
         gateway.observers.append(self)
         gateway.writer.listeners.append(self.committed)
 
+    def leave(self, gateway: Gateway) -> None:
+        """Ends it."""
+        gateway.observers.remove(self)
+        gateway.writer.listeners.remove(self.committed)
+
     def pushed(self, pushed: Pushed) -> None:
         """A page's request: its entries as they came."""
         if not self._wanted(pushed.site):

@@ -16,8 +16,10 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -35,6 +37,7 @@ from gateway.inspect import Inspected, snippet_html
 from gateway.links import make_link
 from gateway.model import Key
 from gateway.reads import Json, Reader
+from gateway.record import Replay, Replayed, read_lines, recording
 from gateway.settings import load
 from gateway.signing import new_secret
 from gateway.sites import TRUST, auth_token, check_origin
@@ -286,6 +289,18 @@ class RunningGateway:
             with error:
                 said = error.read().decode(errors="replace")
             raise AssertionError(f"{method} {path}: {error.code} {said}") from None
+
+    @contextmanager
+    def recording(self, path: str | Path) -> Iterator[None]:
+        """Writes down what arrives meanwhile, as `gateway record` does."""
+        with recording(Path(path)) as recorder:
+            recorder.watch(self._gateway)
+            yield
+            recorder.leave(self._gateway)
+
+    def replay(self, path: str | Path) -> Replayed:
+        """Plays a recording: what pages sent elsewhere, with its order, times and people."""
+        return self.background.do(Replay(self._gateway, self._inspected.site).play(read_lines(Path(path))))
 
     def reset(self) -> None:
         """Forgets everything, people and events too; the keys stay. A browser keeps its cookie and is a new device."""

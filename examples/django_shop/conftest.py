@@ -1,4 +1,4 @@
-"""Synchronous Playwright keeps an event loop in the thread of the test, in which Django's ORM refuses to work unless told."""
+"""Synchronous Playwright keeps an event loop in the test's thread, and there Django's ORM works only if told to."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""With pytest-playwright-asyncio: what waits is awaited through `gateway.aio`, so that the browser goes on meanwhile."""
+"""With pytest-playwright-asyncio: `gateway.aio` waits without holding up the event loop that drives the browser."""
 
 import pytest
 from playwright.async_api import Page
