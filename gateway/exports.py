@@ -20,6 +20,9 @@ from gateway.store.sql import COLUMNS, FACT_COLUMNS, fact_from, identity_from, v
 LATE = 5 * 60 * 1_000_000
 """How far behind its own time an event may be said to have happened, at most: ids of events are made as they arrive."""
 
+AT_ONCE = 2000
+"""How many events are looked at together."""
+
 
 @dataclass(slots=True)
 class Counted:
@@ -151,14 +154,11 @@ class Exports(Reader):
         if not wanted:
             return {}
         sql = (
-            "/* properties.showing */ select distinct w.value, p.root from properties w"
-            " join visitors v on v.site_id = w.site_id and v.device_id = w.device_id"
-            " and w.at >= v.started_at and w.at < v.ended_at"
-            " join profiles p on p.site_id = v.site_id and p.profile_id = v.home"
-            " where w.site_id = $1 and w.kind = 'set' and w.key in ('email', 'phone') and lower(w.value) = any($2)"
+            "/* properties.showing */ select device_id, at from properties"
+            " where site_id = $1 and kind = 'set' and key in ('email', 'phone') and lower(value) = any($2)"
         )
         rows = await self.store.read(sql, self.site_id, list(wanted))
-        people = await self.people({r["root"] for r in rows})
+        people = await self.people(set(await self.owners([(r["device_id"], r["at"]) for r in rows])))
         found: dict[str, list[int]] = defaultdict(list)
         for root, whole in people.items():
             shown = msgspec.json.encode(whole.properties.get(key)).decode().lower()
@@ -312,16 +312,21 @@ class Exports(Reader):
         )
         return self.store.stream(sql, self.site_id, first, name, start, end)
 
-    def who_did(self, name: str, start: int, end: int) -> AsyncIterator[Record]:
-        """The profile and the data of every event of one name that happened in [start, end)."""
-        sql = (
-            "/* events.who_did */ select p.root, e.data, e.occurred_at from events e"
-            " join visitors v on v.site_id = e.site_id and v.device_id = e.device_id"
-            " and e.occurred_at >= v.started_at and e.occurred_at < v.ended_at"
-            " join profiles p on p.site_id = v.site_id and p.profile_id = v.home"
-            " where e.site_id = $1 and e.event_id > $2 and e.name = $3 and e.occurred_at >= $4 and e.occurred_at < $5"
-        )
-        return self.store.stream(sql, self.site_id, max(start - LATE, 0) // 1000 << 22, name, start, end)
+    async def who_did(self, name: str, start: int, end: int) -> AsyncIterator[tuple[int, Record]]:
+        """(profile, event) for every event of one name that happened in [start, end)."""
+        rows: list[Record] = []
+        async for row in self.events_of(name, start, end, 0):
+            rows.append(row)
+            if len(rows) == AT_ONCE:
+                for root, of_one in await self._owned(rows):
+                    yield root, of_one
+                rows = []
+        for root, of_one in await self._owned(rows):
+            yield root, of_one
+
+    async def _owned(self, rows: list[Record]) -> list[tuple[int, Record]]:
+        roots = await self.owners([(r["device_id"], r["occurred_at"]) for r in rows])
+        return [(root, row) for root, row in zip(roots, rows, strict=True) if root]
 
     async def profiles_after(self, after: int, limit: int) -> list[int]:
         """The next live profiles in the order of their ids."""

@@ -100,8 +100,8 @@ class Account:
 
 
 @asynccontextmanager
-async def account(path: Path, **settings: Any) -> AsyncIterator[Account]:
-    """An account on a fresh database, whose tables and ledger agree at the end."""
-    async with driving(path, **settings) as driver:
+async def account(database: str | Path, **settings: Any) -> AsyncIterator[Account]:
+    """An account on a fresh database, a URL or a folder for a SQLite file; its tables and ledger agree at the end."""
+    async with driving(database, **settings) as driver:
         yield Account(driver)
         await driver.check_refold()

@@ -4,7 +4,6 @@ A device is an objectId. Somebody logs in on it by an upload that names both: an
 """
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,8 @@ from tests.dialects.clevertap_account import Account, account
 
 
 @pytest.fixture
-async def ct(tmp_path: Path) -> AsyncIterator[Account]:
-    async with account(tmp_path, identity_kinds=["email", "phone"]) as made:
+async def ct(database: str) -> AsyncIterator[Account]:
+    async with account(database, identity_kinds=["email", "phone"]) as made:
         yield made
 
 

@@ -84,9 +84,9 @@ async def _who_did(exports: Exports, query: Query) -> list[int]:
     if query.event in SAID:
         return sorted({h.root for h in await exports.said(query.event, query.start, query.end)})
     roots = set()
-    async for row in exports.who_did(query.event, query.start, query.end):
-        if row["root"] not in roots and _passes(row["data"], query.event_conditions):
-            roots.add(row["root"])
+    async for root, row in exports.who_did(query.event, query.start, query.end):
+        if root not in roots and _passes(row["data"], query.event_conditions):
+            roots.add(root)
     return sorted(roots)
 
 
@@ -194,9 +194,9 @@ async def _rows(exports: Exports, query: Query) -> list[tuple[int, int, Json]]:
     if query.event in SAID:
         return [(h.root, h.at, h.data) for h in await _said_all(exports, query)]
     found = []
-    async for row in exports.who_did(query.event, query.start, query.end):
+    async for root, row in exports.who_did(query.event, query.start, query.end):
         if _passes(row["data"], query.event_conditions):
-            found.append((row["root"], row["occurred_at"], msgspec.json.decode(row["data"])))
+            found.append((root, row["occurred_at"], msgspec.json.decode(row["data"])))
     if query.profile_conditions:
         people = await exports.people({root for root, _, _ in found})
         mine = {r for r, w in people.items() if _has(w, query.profile_conditions, [])}
