@@ -111,11 +111,20 @@ class Writer:
             log.exception("a request could not be decided")
             self._refuse(group, Unavailable("this request could not be stored", "the log says why", retry_after=60))
         else:
+            if any(isinstance(reply, Answer) and reply.outcome == "deleted" for reply in replies):
+                await self._forget()
             for waiting, reply in zip(group, replies, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(reply)
                 for listener in self.listeners:
                     listener(waiting.request, reply)
+
+    async def _forget(self) -> None:
+        """Before a deletion is answered, the deleted values are gone from the files, too."""
+        try:
+            await self.store.forget()
+        except Exception:  # it is committed all the same: the next checkpoint takes them out
+            log.exception("what was deleted is still in the write-ahead log")
 
     @staticmethod
     def _refuse(group: list[Waiting], error: GatewayError) -> None:

@@ -151,6 +151,9 @@ class Store(Protocol):
         it was given. Raises Unavailable if the database cannot be written now; then nothing has been acknowledged.
         """
 
+    async def forget(self) -> None:
+        """Takes what was deleted out of the database's files as well, where that is not the database's own affair."""
+
     async def read(self, statement: str, *arguments: object) -> list[Record]:
         """Rows of the last commit. `statement` uses $1, $2 … and `= any($n)` for lists."""
 

@@ -42,6 +42,9 @@ class SqlStore(ABC):
     async def run(self, work: Callable[[SqlTransaction], Awaitable[T]]) -> T:
         """Does `work` in a write transaction."""
 
+    async def forget(self) -> None:  # noqa: B027 - nothing to do on a server
+        """Takes what was deleted out of the files; vacuum does that on a server."""
+
     @abstractmethod
     async def read(self, statement: str, *arguments: object) -> list[Record]:
         """Rows of the last commit."""
