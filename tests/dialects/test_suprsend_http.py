@@ -201,6 +201,19 @@ def test_a_page_brings_nobody_along(gateway_server: GatewayServer, site: Site, a
     assert [h["identities"][1]["value"] for h in api_answer(api.get("/v1/held"))["held"]] == ["alice"]
 
 
+def test_a_page_that_guesses_ids_keeps_no_servers_message_out(
+    gateway_server: GatewayServer, site: Site, api: httpx.Client
+) -> None:
+    event = {"event": "Bought", "distinct_id": "alice"}
+    for ids in ({"$insert_id": "order-1"}, {"$idempotency_key": "order-2"}):
+        for _ in range(2):
+            page = httpx.post(
+                f"{gateway_server.url}/v2/event", headers={"Authorization": site["api_key"]}, json=event | ids
+            )
+            assert page.status_code == api.post("/v2/event/", json=event | ids).status_code == 202
+    assert api_answer(api.get("/v1/profiles", params={"identity": "alice"}))["events"] == 4
+
+
 def test_only_the_sites_own_pages(gateway_server: GatewayServer) -> None:
     site = gateway_server.site(origin="https://www.shop.example")
     page = {"Authorization": site["api_key"], "Origin": "https://evil.example"}

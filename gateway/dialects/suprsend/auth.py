@@ -36,6 +36,11 @@ class Caller:
         return Proof.CLAIMED if self.public else Proof.SERVER
 
     @property
+    def prefix(self) -> str:
+        """What comes before a page's message ids: a page that guesses a server's id must not make that a repeat."""
+        return "page-" if self.public else ""
+
+    @property
     def actor(self) -> str:
         """Who the ledger names."""
         return "page" if self.public else "server"

@@ -234,6 +234,7 @@ async def keep_records(asked: Asked, entries: list[Any]) -> list[str | GatewayEr
     for n, entry in enumerate(entries):
         try:
             record = messages.record_of(entry, received, str(asked.gateway.new_id()))
+            record.op_id = asked.caller.prefix + record.op_id
             people[record.key].append((n, record))
             results.append(record.op_id)
         except BadRequest as error:
@@ -283,7 +284,7 @@ async def commands_of(asked: Asked, record: Record, received: int) -> tuple[str,
         shown = profile["properties"] if profile else {}
     if record.idempotency_key:
         # Kept on the day it came: a key counts for 24 hours, so that of today or yesterday may still be in force.
-        ids = [f"idem-{record.idempotency_key}-{received // DAY - n}" for n in (0, 1)]
+        ids = [f"{asked.caller.prefix}idem-{record.idempotency_key}-{received // DAY - n}" for n in (0, 1)]
         known = await asked.gateway.reader(asked.caller.site).server_messages(record.key, ids)
         for op_id in ids:
             if received - known.get(op_id, 0) < DAY:
