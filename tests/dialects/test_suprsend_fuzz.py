@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dialects.suprsend.messages import CHANNELS, OPERATORS, OWN_EVENTS, OWN_PROPERTIES
+from gateway.dialects.suprsend.channels import CHANNELS
+from gateway.dialects.suprsend.messages import OPERATORS, OWN_EVENTS, OWN_PROPERTIES
 from tests.server import GatewayServer
 
 PEOPLE = ["alice", "bob", "a/b", "ALICE@shop.example", 42, "null"]

@@ -432,7 +432,7 @@ def test_of_merges_at_once_one_counts(gateway_server: GatewayServer, site: Site,
 
 BAD_USERS = [
     b"", b"[]", b"null", b"1", b'"x"', b"{", b"\xff", b'{"a": NaN}', b'{"a":"\\u0000"}', b'{"a":"\\ud800"}',
-    b'{"$email":"not an address"}', b'{"$email":[1]}', b'{"$email":[""]}', b'{"$sms":[{}]}', b'{"$slack":[{}]}',
+    b'{"$email":"not an address"}', b'{"$email":[1]}', b'{"$email":[""]}', b'{"$email":[{"value":"a@b.c","status":1}]}', b'{"$sms":[{}]}', b'{"$slack":[{}]}',
     b'{"$webpush":[5]}', b'{"$unknown":1}', b'{"ss_x":1}', b'{"":1}', json.dumps({"k" * 129: 1}).encode(),
     json.dumps({"big": "x" * 9000}).encode(), json.dumps({f"k{n}": n for n in range(256)}).encode(),
     b'{"a":' + b"[" * 50 + b"]" * 50 + b"}", b'{"a":' + b"[" * 100_000,

@@ -1,13 +1,7 @@
-"""SuprSend's shapes: users, edit operations and events as the engine's commands, profiles as user objects.
-
-A channel entry is a property of its own, `$email:a@b.c`, so that a merge is the union of both people's entries and an
-undo takes each one home. One that bounced is kept under `$email!:a@b.c`: it outlives every active one until removed.
-"""
+"""SuprSend's shapes: users, edit operations and events as the engine's commands, profiles as user objects."""
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,17 +9,14 @@ from typing import Any
 
 import msgspec
 
-from gateway.commands import MAX_DEPTH, MAX_NAME, MAX_VALUE, SYSTEM_EVENTS, depth, identity, rows_of, storable
+from gateway.commands import MAX_DEPTH, MAX_NAME, SYSTEM_EVENTS, depth, identity, rows_of, storable
+from gateway.dialects.suprsend import channels
+from gateway.dialects.suprsend.channels import CHANNELS, DETAILS, Json, Row
 from gateway.errors import BadRequest
 from gateway.identity import rules
 from gateway.identity.requests import Command, Track, Writes
 from gateway.model import Key
 
-Json = dict[str, Any]
-Row = tuple[str, str, str]
-
-TEXT_CHANNELS = ("$email", "$sms", "$whatsapp", "$inbox", "$androidpush", "$iospush")
-CHANNELS = (*TEXT_CHANNELS, "$webpush", "$slack", "$ms_teams")
 OWN_PROPERTIES = frozenset({"$timezone", "$locale", "$preferred_language"})
 OWN_EVENTS = frozenset(
     {
@@ -40,13 +31,10 @@ OWN_EVENTS = frozenset(
 )
 OPERATORS = ("$set", "$set_once", "$increment", "$add", "$append", "$remove", "$unset")
 KINDS = {"$set": "set", "$set_once": "once", "$append": "append", "$remove": "remove"}
-PUSH_CHANNELS = ("$androidpush", "$iospush", "$webpush")
-DETAILS = {"$id_provider": "id_provider", "$bundle_id": "bundle_id"}
 
 MAX_OPERATIONS = 500
 MAX_ID = 64
 MAX_KEY = 255
-MAX_READABLE = 100
 LATEST_TIME = 2**52
 
 _encode = msgspec.json.encode
@@ -87,68 +75,18 @@ def person(value: object, name: str = "distinct_id") -> Key:
 
 def user_rows(user: Json) -> list[Row]:
     """The facts of an upserted user: properties and channel lists."""
-    details = _details(user)
+    details = channels.details_of(user)
     rows: list[Row] = []
     for key, values in user.items():
         if key in CHANNELS:
-            rows += [r for v in _list(values) for r in channel_rows(key, v, details)]
+            rows += [channels.entry_row(key, v, details) for v in _list(values)]
     return rows + property_rows({k: v for k, v in user.items() if k not in CHANNELS and k not in DETAILS})
-
-
-def fresh_inbox() -> list[Row]:
-    """The inbox id that every user has from the start; of two users that become one, the older one's stays."""
-    entry = {
-        "value": secrets.token_urlsafe(32),
-        "id_provider": "suprsend",
-        "status": "active",
-        "perma_status": "active",
-    }
-    return [("once", "$inbox:", _encode(entry).decode())]
 
 
 def property_rows(properties: Json, *, once: bool = False) -> list[Row]:
     """Properties as facts. Raises BadRequest for reserved names and over the limits."""
     _check_names(properties)
     return rows_of(properties, once=once)
-
-
-def channel_rows(channel: str, value: Any, details: Json) -> list[Row]:
-    """One entry of a channel as a fact: a plain value, or an object as this API shows it."""
-    entry = {"value": value, "status": "active", "perma_status": "active"}
-    if channel in PUSH_CHANNELS:
-        entry |= details
-    if isinstance(value, dict) and "value" in value and "status" in value:
-        entry |= {k: v for k, v in value.items() if k in entry or k in ("id_provider", "bundle_id")}
-    entry["value"] = _channel_value(channel, entry["value"])
-    encoded = _encode(entry).decode()
-    if len(encoded) > MAX_VALUE:
-        raise BadRequest(f"an entry of {channel} is larger than {MAX_VALUE // 1024} KiB")
-    good, bad = _entry_keys(channel, entry["value"])
-    is_good = entry["status"] == entry["perma_status"] == "active"
-    return [("set", good if is_good else bad, encoded)]
-
-
-def _channel_value(channel: str, value: Any) -> Any:
-    if channel not in TEXT_CHANNELS and isinstance(value, dict) and value:
-        return value
-    if not isinstance(value, str) or not value.strip():
-        what = "text" if channel in TEXT_CHANNELS else "an object"
-        raise BadRequest(f"{channel} takes {what}, not {type(value).__name__}")
-    if channel == "$email" and not rules.looks_like_email(value.strip()):
-        raise BadRequest(f"$email: {value[:80]!r} is not an email address")
-    return value.strip()
-
-
-def _entry_keys(channel: str, value: Any) -> tuple[str, str]:
-    """The property names of an entry: while it is active, and after it bounced."""
-    text = value if isinstance(value, str) and len(value) <= MAX_READABLE else _digest(_encode(value, order="sorted"))
-    text = text.lower() if channel == "$email" else text
-    return f"{channel}:{text}", f"{channel}!:{text}"
-
-
-def _details(mapping: Json) -> Json:
-    """The provider and app of push tokens, which travel next to the channel they are about."""
-    return {ours: mapping[theirs] for theirs, ours in DETAILS.items() if isinstance(mapping.get(theirs), str)}
 
 
 def edits_of(body: Json) -> list[Json]:
@@ -181,14 +119,14 @@ def _unset_rows(operand: Any, names: Iterable[str]) -> list[Row]:
     keys = _list(operand)
     if not all(isinstance(k, str) for k in keys):
         raise BadRequest("$unset takes an array of names", 'send {"$unset": ["$sms", "name"]}')
-    gone = [n for k in keys if k in CHANNELS for n in names if channel_of(n) == k]
+    gone = [n for k in keys if k in CHANNELS for n in names if channels.channel_of(n) == k]
     return property_rows(dict.fromkeys(k for k in keys if k not in CHANNELS)) + [("set", n, "null") for n in gone]
 
 
 def _operator_rows(operator: str, operand: Any) -> list[Row]:
     if not isinstance(operand, dict):
         raise BadRequest(f"{operator} must be an object, not {type(operand).__name__}")
-    details = _details(operand)
+    details = channels.details_of(operand)
     plain = {k: v for k, v in operand.items() if k not in CHANNELS and k not in DETAILS}
     rows: list[Row] = []
     for channel in (k for k in operand if k in CHANNELS):
@@ -196,21 +134,15 @@ def _operator_rows(operator: str, operand: Any) -> list[Row]:
             raise BadRequest(f"{operator}: {channel} is not a number")
         values = _list(operand[channel])
         if operator == "$remove":
-            rows += [
-                ("set", k, "null") for v in values for k in _entry_keys(channel, _channel_value(channel, _bare(v)))
-            ]
+            rows += [row for v in values for row in channels.entry_gone(channel, v)]
         else:
-            rows += [r for v in values for r in channel_rows(channel, v, details)]
+            rows += [channels.entry_row(channel, v, details) for v in values]
     if operator in ("$increment", "$add"):
         return [("add", k, _encode(_number(k, v)).decode()) for k, v in _checked(plain).items()]
     if operator in ("$append", "$remove"):
         lists = {k: _list(v) for k, v in _checked(plain).items()}
         return rows + [(KINDS[operator], k, v) for _, k, v in rows_of(lists)]
     return rows + property_rows(plain, once=operator == "$set_once")
-
-
-def _bare(value: Any) -> Any:
-    return value["value"] if isinstance(value, dict) and "value" in value and "status" in value else value
 
 
 def _number(key: str, value: Any) -> int | float:
@@ -237,13 +169,6 @@ def _check_names(properties: Json) -> None:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def channel_of(name: str) -> str | None:
-    """The channel whose entry a property is, None for every other property."""
-    channel, colon, _ = name.partition(":")
-    channel = channel.removesuffix("!")
-    return channel if colon and channel in CHANNELS else None
 
 
 # --- in: events -------------------------------------------------------------------------------------------------------
@@ -339,7 +264,7 @@ def _op_id(value: Any, fresh_id: str) -> str:
         return fresh_id
     if not isinstance(value, str) or not value.isprintable():
         raise BadRequest("$insert_id must be text")
-    return value if len(value) <= MAX_ID else _digest(value.encode())
+    return value if len(value) <= MAX_ID else channels.digest(value.encode())
 
 
 def _time(value: Any, at: int) -> int:
@@ -356,11 +281,7 @@ def _idempotency_key(raw: Json) -> str:
         return ""
     if not isinstance(key, str) or len(key) > MAX_KEY:
         raise BadRequest(f"$idempotency_key must be text of at most {MAX_KEY} characters")
-    return _digest(key.encode())
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
+    return channels.digest(key.encode())
 
 
 # --- out --------------------------------------------------------------------------------------------------------------
@@ -379,24 +300,13 @@ def distinct_id(profile: Json) -> str | None:
 
 def user_object(profile: Json) -> Json:
     """A profile as SuprSend's user object."""
-    properties: Json = {}
-    channels: dict[str, dict[str, Json]] = {}
-    for name, value in profile["properties"].items():
-        channel = channel_of(name)
-        if channel is None or not isinstance(value, dict):
-            properties[name] = value
-            continue
-        text = name.partition(":")[2]
-        if name.startswith(f"{channel}!:"):
-            channels.setdefault(channel, {})[text] = value
-        else:
-            channels.setdefault(channel, {}).setdefault(text, value)
+    properties, lists = channels.lists_of(profile["properties"])
     return {
         "distinct_id": distinct_id(profile),
         "properties": properties,
         "created_at": _timestamp(profile["created_at"]),
         "updated_at": _timestamp(profile["updated_at"]),
-        **{channel: list(channels[channel].values()) for channel in CHANNELS if channel in channels},
+        **lists,
     }
 
 
