@@ -132,6 +132,7 @@ class World:
         self.dead: set[int] = set()
         self.touched: set[int] = set()
         self.recut: set[int] = set()
+        self.gone: set[int] = set()  # visitors that went, and their counters with them, also if they came back
         self.core: set[int] | None = None
         self.seq = 0
 
@@ -332,6 +333,7 @@ class World:
                 self.recut.add(device.device_id)
             concerned |= self._replace(device, old, visitor)
         for gone in before.values():
+            self.gone.add(gone.visitor_id)
             self.recut.add(device.device_id)
             concerned |= self.component(gone.home) | self.component(gone.visitor_id)
             self._displace(gone)
@@ -538,7 +540,7 @@ class World:
                 if old is not None:
                     visitor.first_seen, visitor.last_seen, visitor.events = old.first_seen, old.last_seen, old.events
             again.recut.add(device.device_id)
-        again.homes = dict(self.homes)
+        again.homes, again.gone = dict(self.homes), self.gone
         return again
 
 

@@ -80,7 +80,7 @@ class Run:
             last = max((v.last_seen or 0 for v in old.values()), default=0)
             last = max([last, *(e.occurred_at for e in self.events if e.device_id == device_id)])
             for turn in device.turns:
-                was = old.get(turn.visitor_id)
+                was = old.get(turn.visitor_id) if turn.visitor_id not in self.world.gone else None
                 same = was is not None and (was.started_at, was.ended_at) == (turn.started_at, turn.ended_at)
                 shrunk_late = was is not None and was.started_at == turn.started_at and turn.ended_at > last
                 if same or (shrunk_late and was is not None and turn.ended_at < was.ended_at):
