@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import dialects, ingest, redirect, snippet
+from gateway import dialects, ingest, metrics, redirect, snippet
 from gateway.api import docs, native
 from gateway.context import Gateway
 from gateway.demo import backend, shop
@@ -81,6 +81,8 @@ async def opened(settings: Settings) -> AsyncIterator[Gateway]:
 
 
 HEALTH = ("/health", "/ready")
+UNLIMITED = (*HEALTH, metrics.PATH)
+"""Paths that are answered however fast their sender is: they tell why everything else is not."""
 
 
 def health_routes(gateway: Gateway) -> list[BaseRoute]:
@@ -106,6 +108,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         dialects.routes(gateway),
         redirect.routes(gateway),
         health_routes(gateway),
+        metrics.routes(gateway),
         docs.routes(),
         list(snippet.routes()),
     ]
@@ -128,13 +131,25 @@ class Front:
         if scope["type"] == "http" and scope["path"] == ingest.PATH:
             await self.ingest(scope, receive, send)
             return
+        send = self._counted(scope, send)
         try:
-            if scope["type"] == "http" and scope["path"] not in HEALTH:
+            if scope["type"] == "http" and scope["path"] not in UNLIMITED:
                 self.limits.address(scope.get("client"))
         except GatewayError as refused:
+            self.gateway.writer.tally.refuse(refused.code)
             await error_answer(refused)(scope, receive, send)
             return
         await self.routed(scope, receive, send)
+
+    def _counted(self, scope: Scope, send: Send) -> Send:
+        """`send`, which also counts the answer."""
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.gateway.writer.tally.respond(metrics.door(scope["path"]), message["status"])
+            await send(message)
+
+        return counted
 
 
 def make_app(gateway: Gateway, extra: list[BaseRoute] | None = None) -> Front:

@@ -54,12 +54,16 @@ class Body(msgspec.Struct):
     commands: list[msgspec.Raw] = msgspec.field(default_factory=list)
 
 
+BAD_VALUE = "bad_value"
+
+
 @dataclass(slots=True)
 class Skipped:
-    """An entry that was left out, and why, in words for whoever wrote the page."""
+    """An entry that was left out, and why: in words for whoever wrote the page, and as one of a few codes."""
 
     command: Any
     reason: str
+    code: str = BAD_VALUE
 
 
 _entry = msgspec.json.Decoder(Entry)
@@ -114,7 +118,8 @@ class Parser:
         try:
             entry = _entry.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self.skipped.append(Skipped(bytes(raw)[:200].decode(errors="replace"), f"not an entry: {error}"))
+            text = bytes(raw)[:200].decode(errors="replace")
+            self.skipped.append(Skipped(text, f"not an entry: {error}", "not_an_entry"))
             return None
         try:
             self._check(entry, bytes(raw))
@@ -130,18 +135,19 @@ class Parser:
     @staticmethod
     def refusal(entry: Entry, error: BadRequest) -> Skipped:
         """Why an entry that could be parsed was left out after all."""
-        return Skipped(entry.command, f"{error.message}. {error.hint}".strip())
+        code = BAD_VALUE if error.code == BadRequest.code else error.code
+        return Skipped(entry.command, f"{error.message}. {error.hint}".strip(), code)
 
     def _check(self, entry: Entry, raw: bytes) -> None:
         if len(raw) > MAX_EVENT:
-            raise BadRequest(f"larger than {MAX_EVENT // 1024} KiB")
+            raise BadRequest(f"larger than {MAX_EVENT // 1024} KiB", code="too_large")
         if not entry.id or len(entry.id) > MAX_ID or not entry.id.isprintable():
-            raise BadRequest(f"its id must have 1 to {MAX_ID} printable characters")
+            raise BadRequest(f"its id must have 1 to {MAX_ID} printable characters", code="bad_id")
         # Most entries are plain: what has few brackets is not deep, what has no escape hides no odd character.
         if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and depth(entry.command) > MAX_DEPTH + 1:
-            raise BadRequest(f"nested more than {MAX_DEPTH} deep")
+            raise BadRequest(f"nested more than {MAX_DEPTH} deep", code="too_deep")
         if b"\\u" in raw and not (storable(entry.command) and storable(entry.page)):
-            raise BadRequest("it holds NUL or half a character")
+            raise BadRequest("it holds NUL or half a character", code="bad_text")
 
     def _commands(self, entry: Entry) -> list[Command]:
         if not entry.command or not isinstance(entry.command[0], str):
@@ -149,7 +155,7 @@ class Parser:
         name, *rest = entry.command
         parse: Callable[[Entry, list[Any]], list[Command]] | None = getattr(self, f"_on_{_snake(name)}", None)
         if parse is None:
-            raise BadRequest(f"no command {name[:40]!r}", "see the list of commands in the docs")
+            raise BadRequest(f"no command {name[:40]!r}", "the docs list them all", code="unknown_command")
         return parse(entry, rest)
 
     @staticmethod
@@ -230,9 +236,9 @@ class Parser:
             except BadToken:
                 pass
             if looks_signed(value):
-                raise BadRequest("the link's token is not valid here or has expired")
+                raise BadRequest("the link's token is not valid here or has expired", code="bad_link")
         if self.site.trust == "strict":
-            raise BadRequest("this site takes signed links only")
+            raise BadRequest("this site takes signed links only", code="bad_link")
         raw_key, blocked = identity(value)
         return [Link(*head, key=raw_key, blocked=blocked)]
 

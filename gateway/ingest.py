@@ -117,6 +117,7 @@ class Ingest:
     def __init__(self, gateway: Gateway, limits: Limits) -> None:
         self.gateway = gateway
         self.limits = limits
+        self.tally = gateway.writer.tally
         self.cookies: dict[tuple[int, str], tuple[int, int, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,11 +128,13 @@ class Ingest:
             reply = Reply(error.status, error_body(error.code, error.message, error.hint))
             if error.retry_after is not None:
                 reply.add("retry-after", str(error.retry_after))
+            self.tally.refuse(error.code)
             for observer in self.gateway.observers:
                 observer.turned(Turned(asked.body, error, asked.origin))
         except Exception:
             log.exception("%s %s failed", scope["method"], PATH)
             reply = Reply(500, error_body("bug", "the gateway failed on this request", "the log says where"))
+        self.tally.respond("commands", reply.status)
         allow_origin(reply, asked.origin)
         body = b"" if reply.data is None else _encode(reply.data)
         if reply.data is not None:
@@ -237,6 +240,7 @@ class Ingest:
         if had_pending:
             reply.add("set-cookie", f"{PENDING_LINK}=; Path=/; Max-Age=0")
         if parser.skipped:
+            self.tally.skip(parser.skipped)
             # The body stays the same for everybody; whoever embeds the snippet finds the reason in the network panel.
             reason = "".join(filter(str.isprintable, parser.skipped[0].reason.encode("ascii", "replace").decode()))
             reply.add("x-gateway-skipped", f"{len(parser.skipped)}; {reason[:300]}")
@@ -303,6 +307,7 @@ async def from_server(gateway: Gateway, limits: Limits, asked: Caller, raw: byte
         except BadRequest as error:
             parser.skipped.append(parser.refusal(entry, error))
             outcomes.append("skipped")
+    gateway.writer.tally.skip(parser.skipped)
     skipped = [{"command": s.command, "reason": s.reason} for s in parser.skipped]
     return Reply(202, {"status": "ok", "outcomes": outcomes, "skipped": skipped})
 

@@ -106,6 +106,7 @@ SETTINGS = (
     Setting("public_url", "", _url, "the gateway's address as browsers see it, for links; default: as requested"),
     Setting("cookie_mode", "first_party", _one_of("first_party", "third_party"), "first_party or third_party cookies"),
     Setting("signing_keys", [], _keys, "keys for cookies and links, newest last; default: kept in the database", True),
+    Setting("metrics_token", "", str, "what /metrics asks for as a Bearer token; default: this machine only", True),
     Setting("log_level", "info", _one_of("debug", "info", "warning", "error"), "how much is logged"),
     Setting("trusted_proxies", "127.0.0.1", str, "addresses whose X-Forwarded-For is believed; commas between them"),
     Setting("max_connections", 4096, _count(1, 1_000_000), "connections per process, as far as open files allow"),
@@ -131,6 +132,7 @@ class Settings:
     public_url: str
     cookie_mode: str
     signing_keys: list[str]
+    metrics_token: str
     log_level: str
     trusted_proxies: str
     max_connections: int

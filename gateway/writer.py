@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from copy import copy
@@ -19,6 +20,7 @@ from gateway.identity.decide import Answer
 from gateway.identity.engine import Engine, Reply, Request
 from gateway.identity.requests import Batch, Operation, ServerBatch
 from gateway.store.base import Store
+from gateway.tally import Tally
 
 log = logging.getLogger("gateway.writer")
 
@@ -35,12 +37,13 @@ class Waiting:
 
 
 class Writer:
-    """The one place that writes. `listeners` are called after each commit with what was committed."""
+    """The one place that writes. `listeners` are called after each commit with what was committed; `tally` counts."""
 
     def __init__(self, store: Store, engine: Engine) -> None:
         self.store = store
         self.engine = engine
         self.listeners: list[Callable[[Request, Reply], None]] = []
+        self.tally = Tally()
         self._queue: deque[Waiting] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -49,6 +52,11 @@ class Writer:
     def start(self) -> None:
         """Begins to work; needs a running event loop."""
         self._task = asyncio.create_task(self._work(), name="writer")
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for the next group."""
+        return len(self._queue)
 
     async def close(self) -> None:
         """Takes nothing more, commits what waits, and ends."""
@@ -75,6 +83,7 @@ class Writer:
         if len(self._queue) >= MAX_WAITING:
             raise Unavailable("too many requests are waiting", "slow down and send the same request again")
         waiting = Waiting(request)
+        self.tally.accepted(request)
         self._queue.append(waiting)
         self._wake.set()
         return await waiting.answer
@@ -97,11 +106,13 @@ class Writer:
         return group
 
     async def _commit(self, group: list[Waiting]) -> None:
+        started = time.perf_counter()
         try:
             replies = await self.store.run(
                 lambda tx: self.engine.run(tx, [copy(w.request) for w in group])  # it notes new devices in them
             )
         except GatewayError as error:
+            self.tally.rolled_back(error.code)
             self._refuse(group, error)
         except Exception:
             if len(group) > 1:  # one bad request must not cost its neighbours: each again on its own
@@ -109,13 +120,16 @@ class Writer:
                     await self._commit([waiting])
                 return
             log.exception("a request could not be decided")
+            self.tally.rolled_back("bug")
             self._refuse(group, Unavailable("this request could not be stored", "the log says why", retry_after=60))
         else:
+            self.tally.committed(len(group), time.perf_counter() - started, self.engine.repeated)
             if any(isinstance(reply, Answer) and reply.outcome == "deleted" for reply in replies):
                 await self._forget()
             for waiting, reply in zip(group, replies, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(reply)
+                self.tally.durable(waiting.request, reply)
                 for listener in self.listeners:
                     listener(waiting.request, reply)
 

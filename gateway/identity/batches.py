@@ -329,6 +329,7 @@ class BatchRun(Run):
         recorded = self.recorded.get((device.device_id, command.op_id))
         if recorded is not None:
             same = recorded.request_hash in ("", command.fingerprint)
+            self.repeated += same
             return recorded.outcome if same else "op_id_conflict"
         before = len(decider.facts)
         answer = self._answer(op, kind, device, command, at)

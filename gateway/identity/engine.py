@@ -24,10 +24,14 @@ Reply = Done | Answer
 
 
 class Engine:
-    """Runs requests against a transaction. `new_id` makes time-ordered ids."""
+    """Runs requests against a transaction. `new_id` makes time-ordered ids.
+
+    `repeated` says how many events and identity commands of the last run were there already.
+    """
 
     def __init__(self, new_id: Callable[[], int]) -> None:
         self.new_id = new_id
+        self.repeated = 0
 
     async def run(self, tx: Transaction, requests: Sequence[Request]) -> list[Reply]:
         """Decides the requests in order and saves what they change; the caller commits. One reply per request.
@@ -36,6 +40,7 @@ class Engine:
         therefore be run alone if a neighbour must not be rolled back with them.
         """
         replies: list[Reply] = []
+        self.repeated = 0
         for (alone, _), group in itertools.groupby(
             enumerate(requests), key=lambda p: (p[0] if isinstance(p[1], Operation) else -1, p[1].site.site_id)
         ):
@@ -46,5 +51,7 @@ class Engine:
                 replies.append(await OperationRun(tx, operation, self.new_id).run())
             else:
                 batches = [r for r in wave if not isinstance(r, Operation)]
-                replies += await BatchRun(tx, batches[0].site, self.new_id).run(batches)
+                run = BatchRun(tx, batches[0].site, self.new_id)
+                replies += await run.run(batches)
+                self.repeated += run.repeated
         return replies

@@ -37,6 +37,7 @@ class Run:
         self.scrubbed: set[int] = set()
         self.receipts: dict[str, int] = {}
         self.new_names: dict[str, str] = {}
+        self.repeated = 0
 
     def next_seq(self) -> int:
         """The next place in the ledger: time-ordered, and behind everything committed even if the clock went back."""
@@ -53,6 +54,7 @@ class Run:
         changes = Changes(births=self.births, receipts=[*self.receipts.items()], event_names=[*self.new_names.items()])
         world = self.world
         added = await self.tx.add_events(self.site.site_id, self.events) if self.events else set()
+        self.repeated += len(self.events) - len(added)
         for event in self.events:
             if event.event_id in added:
                 turn = rules.turn_at(world.devices[event.device_id].turns, event.occurred_at)
