@@ -331,6 +331,23 @@ def test_an_entry_that_bounced_stays_so_through_a_merge(api: httpx.Client) -> No
     ]  # fmt: skip
 
 
+def test_an_exported_user_sent_to_another_site_is_the_same_user(
+    gateway_server: GatewayServer, api: httpx.Client, sites: Iterator[Site]
+) -> None:
+    bounced = {"value": "a@shop.example", "status": "inactive", "perma_status": "disabled"}
+    android = {"value": "token", "id_provider": "fcm", "status": "active", "perma_status": "active"}
+    slack = {"email": "a@shop.example", "access_token": "x"}
+    sent = {"$email": [bounced, "b@shop.example"], "$androidpush": [android], "$slack": [slack], "name": "Alice"}
+    exported = api.post("/v1/user/alice/", json=sent).json()
+    lists = {name: value for name, value in exported.items() if name.startswith("$")}
+    there = gateway_server.api(next(sites))
+    imported = there.post("/v1/user/alice/", json=lists | exported["properties"]).json()
+    times = ("created_at", "updated_at")
+    assert {k: v for k, v in imported.items() if k not in times} == {
+        k: v for k, v in exported.items() if k not in times
+    }
+
+
 def test_the_answers_of_the_event_calls(api: httpx.Client) -> None:
     event = {"$insert_id": "0b5e4c5a-2d6f-4d7e-9d3c-000000000001", "event": "Viewed", "distinct_id": "alice"}
     old = api.post("/event/", json=event)
@@ -432,7 +449,8 @@ def test_of_merges_at_once_one_counts(gateway_server: GatewayServer, site: Site,
 
 BAD_USERS = [
     b"", b"[]", b"null", b"1", b'"x"', b"{", b"\xff", b'{"a": NaN}', b'{"a":"\\u0000"}', b'{"a":"\\ud800"}',
-    b'{"$email":"not an address"}', b'{"$email":[1]}', b'{"$email":[""]}', b'{"$email":[{"value":"a@b.c","status":1}]}', b'{"$sms":[{}]}', b'{"$slack":[{}]}',
+    b'{"$email":"not an address"}', b'{"$email":[1]}', b'{"$email":[""]}',
+    b'{"$email":[{"value":"a@b.c","status":1}]}', b'{"$sms":[{}]}', b'{"$slack":[{}]}',
     b'{"$webpush":[5]}', b'{"$unknown":1}', b'{"ss_x":1}', b'{"":1}', json.dumps({"k" * 129: 1}).encode(),
     json.dumps({"big": "x" * 9000}).encode(), json.dumps({f"k{n}": n for n in range(256)}).encode(),
     b'{"a":' + b"[" * 50 + b"]" * 50 + b"}", b'{"a":' + b"[" * 100_000,
