@@ -109,13 +109,15 @@ class Run:
         changes.identities_new = [i for k, i in world.identities.items() if k not in known]
         changes.identities = [i for k, i in world.identities.items() if k in known and known[k] != i]
         changes.identities_gone = [k for k in loader.identity_rows if k not in world.identities]
-        gone = {k: i.home for k, i in loader.identity_rows.items() if k not in world.identities}
+        gone = {k: i.home for k, i in known.items() if k not in world.identities}
         homes = {k: world.homes.get(k, h) for k, h in gone.items()} | world.homes
-        changes.homes = [
-            (*k, h)
-            for k, h in homes.items()
-            if k not in world.identities and loader.home_rows.get(k) != h and h not in self.decider.deleted_nodes
-        ]
+        homes = {k: h for k, h in homes.items() if k not in world.identities} | {
+            i.key: i.home for i in changes.identities_new
+        }
+        for key, home in homes.items():
+            if loader.home_rows.get(key) != home and home not in self.decider.deleted_nodes:
+                seen = key in known or key in loader.home_rows
+                (changes.homes if seen else changes.homes_new).append((*key, home))
         roots = {world.root(n) for n in world.touched if n in world.roots}
         for root in roots:
             live, primary = world.live(root), world.primary(root)

@@ -43,6 +43,7 @@ class Changes:
     writes_gone: list[Write] = field(default_factory=list)
     births: list[tuple[str, int]] = field(default_factory=list)
     tombstones: list[tuple[str, int]] = field(default_factory=list)
+    homes_new: list[tuple[str, str, int]] = field(default_factory=list)
     homes: list[tuple[str, str, int]] = field(default_factory=list)
     receipts: list[tuple[str, int]] = field(default_factory=list)
     event_names: list[tuple[str, str]] = field(default_factory=list)

@@ -373,6 +373,7 @@ class SqlTransaction(ABC):
         writes = [(w.device_id, w.kind, w.key, w.at, w.op_id, w.value) for w in c.writes]
         await self.upsert("properties", site_id, COLUMNS["properties"], writes)
         await self.create("births", site_id, "message_id, device_id", c.births)
+        await self.create("homes", site_id, "kind, value, home", c.homes_new)
         await self.upsert("homes", site_id, "kind, value, home", c.homes)
         await self.upsert("tombstones", site_id, "value_hash, deleted_at", c.tombstones)
         await self._save_errors(site_id, c.errors)
