@@ -176,6 +176,8 @@ class Inspector:
                 skipped.remove(refusal)
                 self._refuse(refusal.command, refusal.reason, pushed, entry)
                 continue
+            if entry.command[:1] == ["context"]:
+                continue  # the script's own, once a page: nobody who counts their commands expects it
             arrived = (entry.id, entry.command, outcomes.get(entry.id, []), pushed.device_id, pushed.received_at)
             self._take(Arrived(pushed.site, *arrived, int(entry.at * 1000), page=entry.page))
         for refusal in skipped:
@@ -188,7 +190,9 @@ class Inspector:
 
     def _refuse(self, command: Any, reason: str, pushed: Pushed, entry: Entry | None) -> None:
         how = how_to_write(command)
-        why = reason.replace(how.removeprefix("_veroq."), "").rstrip(" .")  # a reason may end with the same advice
+        advice = how.removeprefix("_veroq.")
+        why = reason.partition(". ")[0] if reason.startswith("no command") else reason.replace(advice, "")
+        why = why.rstrip(" .")  # without the advice that `how` gives
         about = (entry.id, entry.page) if entry else ("", None)
         self.bad.append(Bad(command, why, how, "skipped", pushed.received_at, *about, pushed.site.site_id))
 

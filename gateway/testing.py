@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import socket
 import threading
@@ -26,7 +27,8 @@ from urllib.parse import quote
 
 import anyio.to_thread
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.app import make_app, opened
 from gateway.arrivals import Bad, differences, is_person, show, written
@@ -170,7 +172,7 @@ class RunningGateway:
     requests: Counter[str] = field(default_factory=Counter)
     started_in: float = 0
     _inspected: Inspected = field(init=False)
-    _server: uvicorn.Server = field(init=False)
+    _servers: list[uvicorn.Server] = field(default_factory=list)
     _news: threading.Event = field(default_factory=threading.Event)
 
     def __repr__(self) -> str:
@@ -192,26 +194,32 @@ class RunningGateway:
         inspected.site.api_key, inspected.site.secret_keys = secrets.token_hex(20), [new_secret()]
         inspected.inspector.changed = self._news.set
         await inspected.open()
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", 0))
-        self.url = f"http://localhost:{listener.getsockname()[1]}"
-        quiet: Any = {"log_config": None, "access_log": False}
-        config = uvicorn.Config(self.serve, interface="asgi3", lifespan="off", ws="none", **quiet)
-        config.load()
-        self._server = uvicorn.Server(config)
-        self._server.lifespan = config.lifespan_class(config)
-        await self._server.startup(sockets=[listener])
+        self.url = await self._listen(self.serve)
         site = inspected.site
         keys = (site.name, site.api_key, site.secret_keys[-1], auth_token(site), self.url)
         self.site = GatewaySite(*keys)
 
+    async def _listen(self, app: ASGIApp) -> str:
+        """Serves an application on a free port; returns its address."""
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        quiet: Any = {"log_config": None, "access_log": False}
+        config = uvicorn.Config(app, interface="asgi3", lifespan="off", ws="none", **quiet)
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listener])
+        self._servers.append(server)
+        return f"http://localhost:{listener.getsockname()[1]}"
+
     async def _stop(self) -> None:
         # What uvicorn does at its end, without its waiting: the test is over and its browser may still hold on.
-        for server in self._server.servers:
-            server.close()
-        for connection in list(self._server.server_state.connections):
-            connection.shutdown()
+        for server in self._servers:
+            for listening in server.servers:
+                listening.close()
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
         await asyncio.sleep(0)
         await self._inspected.close()
 
@@ -267,6 +275,10 @@ class RunningGateway:
     def snippet_html(self, **options: Any) -> str:
         """The HTML that embeds the snippet; `options` are further options of `init`."""
         return snippet_html(self.url, self.site.api_key, **options)
+
+    def serve_pages(self, folder: str | Path) -> str:
+        """Serves the files of a folder on an origin of their own, with the snippet in every HTML page."""
+        return self.background.do(self._listen(Pages(Path(folder), self.snippet_html())))
 
     def link_for(self, person: object, url: str, *, campaign: str = "", expires_in: int | None = None) -> str:
         """The link that an email to `person` would hold: `url` with the signed parameter."""
@@ -452,7 +464,7 @@ class RunningGateway:
     def received(self) -> str:
         """Everything that arrived, for people."""
         taken = self.taken()
-        lines = [f"{len(taken)} commands arrived at {self.url}" + (":" if taken else "")]
+        lines = [f"{plural(len(taken), 'command')} arrived at {self.url}" + (":" if taken else "")]
         lines += [f"  {line(t)}" for t in taken[-SHOWN:]]
         refusals = self._refusals()
         if not taken and not refusals:
@@ -466,14 +478,16 @@ class RunningGateway:
         if not scripts and not posts:
             yield "no page asked for the script: put gateway.snippet_html() into the page's <head>"
         elif not posts:
-            yield "the script was loaded, but sent nothing: does the page push commands, and `init` with an api_key?"
+            yield "the script was loaded, but sent nothing: does the page push `init` with an api_key?"
+        else:
+            yield "the script is at work, but the page pushed no command that does anything"
         others = [path for path in self.requests if path != "/v1/commands" and not path.endswith(".js")]
         if others:
             yield f"it was asked for {', '.join(others[:SHOWN])}"
 
     def _refusals(self) -> list[str]:
         refused = self.refused()
-        lines = [f"{len(refused)} of the commands were refused or left a doubt:"] if refused else []
+        lines = [f"{plural(len(refused), 'command')} refused or in doubt:"] if refused else []
         for bad in refused[-SHOWN:]:
             lines.append(f"  {written(bad.command)}")
             lines.append(f"      why: {bad.why}")
@@ -490,7 +504,7 @@ class RunningGateway:
                 continue
             names = ", ".join(f"{i['value']} ({i['proof']})" for i in profile["identities"])
             count = len({v["device_id"] for v in profile["visitors"]})
-            lines.append(f"  {person.key[1]!r} is profile {profile['profile_id']}: {names}; {count} devices")
+            lines.append(f"  {person.key[1]!r} is profile {profile['profile_id']}: {names}; {plural(count, 'device')}")
         for fact in self.ask(lambda reader: reader.ledger(limit=500))["facts"][-SHOWN:]:
             names = ", ".join(i["value"] for i in fact["identities"])
             lines.append(
@@ -518,6 +532,30 @@ class AsyncHelpers:
             return await anyio.to_thread.run_sync(lambda: helper(*arguments, **options))
 
         return call
+
+
+class Pages:
+    """A website made of files. The snippet comes first in each page, so that what the page pushes finds it."""
+
+    def __init__(self, folder: Path, snippet: str) -> None:
+        self.folder = folder.resolve()
+        self.snippet = snippet
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = self.folder / scope["path"].lstrip("/")
+        path = path / "index.html" if path.is_dir() else path
+        if not path.is_file() or not path.resolve().is_relative_to(self.folder):
+            await Response(status_code=404)(scope, receive, send)
+        elif path.suffix not in (".html", ".htm"):
+            await FileResponse(path)(scope, receive, send)
+        else:
+            await HTMLResponse(self.with_snippet(path.read_text(encoding="utf-8")))(scope, receive, send)
+
+    def with_snippet(self, html: str) -> str:
+        """A page with the snippet after `<head>`, or after the doctype where it has none."""
+        places = (re.search(tag, html, re.IGNORECASE) for tag in ("<head[^>]*>", "<html[^>]*>", "<!doctype[^>]*>"))
+        at = next((place.end() for place in places if place), 0)
+        return f"{html[:at]}\n{self.snippet}\n{html[at:]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,6 +601,11 @@ class Wanted:
 def some(found: list[Json], enough: int) -> list[Json]:
     """What was found, if it is enough."""
     return found if len(found) >= enough else []
+
+
+def plural(number: int, what: str) -> str:
+    """`1 command`, `2 commands`."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def who(person: Json | None) -> str:

@@ -104,7 +104,7 @@ def test_a_missing_event_is_explained_by_refused_commands(gateway: RunningGatewa
     with pytest.raises(AssertionError) as failed:
         gateway.expect_event("Purchased", timeout=0.1)
     message = said(failed)
-    assert "4 of the commands were refused or left a doubt:" in message
+    assert "4 commands refused or in doubt:" in message
     assert '  _veroq.push(["trakc", "Purchased"])\n      why: no command \'trakc\'' in message
     assert "      how: did you mean _veroq.push(['track', 'Purchased', {total: 12}])?" in message
     assert "why: 'undefined' is a placeholder, not somebody's id" in message
@@ -112,6 +112,12 @@ def test_a_missing_event_is_explained_by_refused_commands(gateway: RunningGatewa
 
 def test_silence_is_explained(gateway: RunningGateway) -> None:
     with pytest.raises(AssertionError, match="no page asked for the script"):
+        gateway.expect_event("Purchased", timeout=0.05)
+
+
+def test_a_page_that_pushes_nothing_is_explained(gateway: RunningGateway, push: Push) -> None:
+    push(["context", {"language": "en"}])
+    with pytest.raises(AssertionError, match="the script is at work, but the page pushed no command"):
         gateway.expect_event("Purchased", timeout=0.05)
 
 
@@ -155,7 +161,7 @@ def test_a_person_is_asked_about(gateway: RunningGateway, push: Push) -> None:
 
 def test_an_unknown_person_is_told_with_what_arrived(gateway: RunningGateway, push: Push) -> None:
     push(LOGIN)
-    with pytest.raises(AssertionError, match=r"nobody is known as '43'\n(.|\n)*commands arrived"):
+    with pytest.raises(AssertionError, match=r"nobody is known as '43'\n(.|\n)*command arrived"):
         _ = gateway.person("43").devices
     with pytest.raises(AssertionError, match="devices: expected 2, got 1"):
         gateway.expect_person("42", devices=2, timeout=0.05)
