@@ -90,6 +90,22 @@ def test_a_page_stays_the_same_browser_and_its_people_stay_apart(server: Gateway
     assert len({v["device_id"] for p in profiles for v in p["visitors"]}) == 1
 
 
+def test_a_clock_put_right_by_hours_costs_nobody_his_cookie(server: GatewayServer, clock: Path) -> None:
+    site = server.site()
+    set_clock(clock, 5 * HOUR)
+    page = Page(server, site)
+    page.push("user", {"id": "bob"})
+    server.stop()
+    set_clock(clock, 0)
+    server.start()
+    page.client.base_url = httpx.URL(server.url)
+    page.push("track", "Back")
+    page.client.close()
+    bob = api_answer(server.api(site).get("/v1/profiles", params={"identity": "bob"}))
+    assert len({v["device_id"] for v in bob["visitors"]}) == 1
+    assert sum(v["events"] for v in bob["visitors"]) == 1, "the event came from another browser"
+
+
 @pytest.mark.parametrize("seed", [36, 1, 2, 3])
 async def test_the_tables_say_what_the_ledger_says_whatever_a_browsers_clock_does(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
