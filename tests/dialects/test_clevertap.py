@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.errors import Unavailable
 from gateway.model import now
 from tests.dialects.clevertap_account import Account, Json, account
 
@@ -194,6 +195,40 @@ async def test_a_thousand_people_are_few_transactions(ct: Account, monkeypatch: 
     await ct.take(*({"type": "profile", "identity": f"u{n}", "profileData": {"n": n}} for n in range(1000)))
     assert groups == [500, 500]
     assert (await ct.record(identity="u999"))["profileData"] == {"n": 999}
+
+
+async def test_records_of_one_upload_that_build_on_each_other(tmp_path: Path) -> None:
+    async with account(tmp_path, identity_kinds=["email"]) as ct:
+        await ct.take(
+            {"type": "profile", "objectId": "d1", "profileData": {"Email": "ada@x.io"}},
+            {"type": "profile", "identity": "77", "profileData": {"Email": "ada@x.io"}},
+            {"type": "event", "identity": "77", "evtName": "Bought"},
+            {"type": "profile", "identity": "77", "profileData": {"identity": "78"}},
+            {"type": "event", "identity": "78", "evtName": "Sold"},
+            {"type": "profile", "identity": "79", "profileData": {"identity": "78"}},
+        )
+        assert (await ct.names(identity="78"), await ct.devices(identity="78")) == (
+            ["77", "78", "79", "ada@x.io"],
+            ["d1"],
+        )
+        assert await ct.events(identity="77") == ["Bought", "Sold"]
+        assert await ct.driver.errors() == []
+
+
+async def test_what_cannot_be_stored_now_costs_nobody_else(ct: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = ct.driver.gateway.writer
+    commands = writer.commands
+
+    async def commands_but_eves(batch: Any) -> Any:
+        if batch.key[1] == "eve":
+            raise Unavailable("the disk is full")
+        return await commands(batch)
+
+    monkeypatch.setattr(writer, "commands", commands_but_eves)
+    answer = await ct.upload(event(), event(identity="eve"), event())
+    assert (answer["status"], answer["processed"]) == ("partial", 2)
+    assert [(u["code"], u["error"][-1]) for u in answer["unprocessed"]] == [(555, "2")]
+    assert await ct.missing(identity="eve")
 
 
 async def test_a_dry_run_says_what_an_upload_would_and_keeps_nothing(ct: Account) -> None:

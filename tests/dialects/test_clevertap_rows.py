@@ -108,6 +108,13 @@ async def test_12_one_email_and_two_customers_stay_two(ct: Account, times: int) 
     assert (await ct.record(email="x@x.io"))["identity"] == "1"
 
 
+async def test_12_where_everything_is_believed_one_email_is_one_person(database: str) -> None:
+    async with account(database, identity_kinds=["email"], trust="open") as ct:
+        for n in ("1", "2"):
+            await ct.take({"type": "profile", "identity": n, "profileData": {"Email": "x@x.io"}})
+        assert await ct.names(identity="2") == ["1", "2", "x@x.io"]
+
+
 async def test_13_a_placeholder_glues_nobody_together(ct: Account) -> None:
     for n in (1, 2):
         answer = await ct.upload({"type": "profile", "identity": n, "profileData": {"Email": "null"}})

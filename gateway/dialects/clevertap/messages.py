@@ -103,8 +103,8 @@ class Parser:
         """The id and time of a record. The same record with the same `ts` is a repetition, except within an upload."""
         at = _time(raw)
         if at is None:
-            self.nonce += 1
-            return f"ct-{self.nonce}", self.received_at
+            self.seen[""] = self.seen.get("", 0) + 1
+            return f"ct-{self.nonce}-{self.seen['']}", self.received_at
         digest = rules.fingerprint(raw)
         self.seen[digest] = self.seen.get(digest, 0) + 1
         return f"ct-{digest}-{self.seen[digest]}", at

@@ -164,12 +164,13 @@ class Upload:
 
 
 def stages(records: list[tuple[int, Record]]) -> list[list[tuple[int, Record]]]:
-    """Cuts an upload where a record says about an identity what an earlier one may have changed: mostly nowhere."""
+    """Cuts an upload where a record joins an identity that an earlier one may have made: mostly nowhere."""
     found: list[list[tuple[int, Record]]] = []
     owners: dict[Key, Key | str] = {}
     for n, record in records:
         who = record.device or record.names[0]
-        if not found or any(owners.get(k, who) != who for k in record.names):
+        joined = record.names if record.renamed else record.names[1:]
+        if not found or any(owners.get(k, who) != who for k in joined):
             found.append([])
             owners = {}
         owners |= dict.fromkeys(record.names, who)
