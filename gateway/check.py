@@ -102,7 +102,7 @@ async def _count(store: Store, site: Site) -> list[str]:
     """Visitors whose number of events is not what the events say."""
     sql = (
         "/* check.counts */ select v.visitor_id, v.events,"
-        " (select count(*) from events e where e.device_id = v.device_id"
+        " (select count(*) from events e where e.device_id = v.device_id and e.site_id = v.site_id"
         " and e.occurred_at >= v.started_at and e.occurred_at < v.ended_at) as counted"
         " from visitors v where v.site_id = $1"
     )

@@ -178,7 +178,7 @@ class Reader:
         """The newest events of each visitor: one short index scan a visitor, never all of a profile's events."""
         scan = (
             f"select * from (select {COLUMNS['events']} from events where device_id = {{0}} and occurred_at >= {{1}}"
-            " and occurred_at < {2} and (occurred_at, event_id) < ($1, $2)"
+            f" and occurred_at < {{2}} and (occurred_at, event_id) < ($1, $2) and site_id = {self.site_id}"
             " order by occurred_at desc, event_id desc limit $3) as newest"
         )
         parts = [scan.format(v.device_id, v.started_at, v.ended_at) for v in visitors]
@@ -398,9 +398,10 @@ class Reader:
         if not rows:
             return {}
         sql = (
-            "/* events.kept */ select message_id, received_at from events where device_id = $1 and message_id = any($2)"
+            "/* events.kept */ select message_id, received_at from events"
+            " where device_id = $1 and message_id = any($2) and site_id = $3"
         )
-        found = await self.store.read(sql, rows[0]["server_device"], list(message_ids))
+        found = await self.store.read(sql, rows[0]["server_device"], list(message_ids), self.site_id)
         return {r["message_id"]: r["received_at"] for r in found}
 
     async def _matching(self, query: str, start: int, limit: int) -> list[int]:

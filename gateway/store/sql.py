@@ -303,24 +303,22 @@ class SqlTransaction(ABC):
         return {r[0] for r in await self.insert("events", f"site_id, {COLUMNS['events']}", rows, tail)}
 
     async def count_events(self, site_id: int, visitor: Visitor) -> tuple[int, int | None, int | None]:
-        stretch = (visitor.device_id, visitor.started_at, visitor.ended_at)
-        where = "where device_id = $1 and {0} >= $2 and {0} < $3"
+        stretch = (visitor.device_id, visitor.started_at, visitor.ended_at, site_id)
+        where = "where device_id = $1 and {0} >= $2 and {0} < $3 and site_id = $4"
         sql = "/* events.count */ select count(*), min(occurred_at), max(occurred_at) from events "
         number, first, last = (await self.fetch(sql + where.format("occurred_at"), *stretch))[0]
-        sql = "/* properties.span */ select min(at), max(at) from properties where site_id = $4 and "
-        start, end = (await self.fetch(sql + where.format("at")[6:], *stretch, site_id))[0]
+        sql = "/* properties.span */ select min(at), max(at) from properties "
+        start, end = (await self.fetch(sql + where.format("at"), *stretch))[0]
         seen = [t for t in (first, last, start, end) if t is not None]
         return number, min(seen, default=None), max(seen, default=None)
 
     async def erase(self, site_id: int, visitors: Sequence[Visitor], nodes: Collection[int]) -> None:
         for v in visitors:
-            stretch = (v.device_id, v.started_at, v.ended_at)
-            sql = (
-                "/* events.erase */ delete from events where device_id = $1 and occurred_at >= $2 and occurred_at < $3"
-            )
-            await self.execute(sql, *stretch)
+            stretch = (v.device_id, v.started_at, v.ended_at, site_id)
+            sql = "/* events.erase */ delete from events where device_id = $1 and site_id = $4"
+            await self.execute(f"{sql} and occurred_at >= $2 and occurred_at < $3", *stretch)
             sql = "/* properties.erase */ delete from properties where device_id = $1 and at >= $2 and at < $3"
-            await self.execute(f"{sql} and site_id = $4", *stretch, site_id)
+            await self.execute(f"{sql} and site_id = $4", *stretch)
         homes = list(nodes)
         sql = "/* identity_errors.erase */ delete from identity_errors where site_id = $1"
         await self.execute(f"{sql} and (home = any($2) or other = any($2))", site_id, homes)
