@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 import typer
 import uvicorn
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from gateway import __version__
-from gateway.app import opened
 from gateway.bench_ingest import bench
 from gateway.check import check_site
 from gateway.commands import identity
 from gateway.context import Gateway
-from gateway.errors import BadRequest, GatewayError, NotFound
+from gateway.errors import BadRequest, GatewayError
 from gateway.inspect import check_inspectable
 from gateway.links import make_link
 from gateway.migrate import migrate
@@ -32,8 +28,7 @@ from gateway.record import Replay, Replayed, read_lines
 from gateway.settings import Settings, load
 from gateway.signing import new_secret
 from gateway.sites import auth_token, check_kind, check_origin, check_time_zone
-
-T = TypeVar("T")
+from gateway.terminal import AsJson, Database, err, out, print_json, site_named, with_gateway
 
 SHUTDOWN_SECONDS = 9
 """How long requests under way have when the server is told to stop; then what is decided is still committed."""
@@ -44,11 +39,6 @@ site_app = typer.Typer(no_args_is_help=True, help="Sites and their keys.")
 app.add_typer(site_app, name="site")
 app.add_typer(bench_app, name="bench")
 app.command()(migrate)
-out = Console()
-err = Console(stderr=True)
-
-Database = Annotated[str | None, typer.Option(help="sqlite:///path; default: GATEWAY_DATABASE or sqlite:///gateway.db")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 Origins = Annotated[list[str] | None, typer.Option(help="an origin whose pages may use the key; several times")]
 
 
@@ -61,29 +51,6 @@ def main() -> None:
         if error.hint:
             err.print(f"  {escape(error.hint)}", highlight=False, soft_wrap=True)
         sys.exit(1)
-
-
-def with_gateway(settings: Settings, work: Callable[[Gateway], Awaitable[T]]) -> T:
-    """Opens the gateway's parts, does `work`, closes them."""
-
-    async def run() -> T:
-        async with opened(settings) as gateway:
-            return await work(gateway)
-
-    return asyncio.run(run())
-
-
-def print_json(data: Any) -> None:
-    """Prints JSON, indented."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
-
-
-async def site_named(gateway: Gateway, name: str) -> Site:
-    """A site by its name. Raises NotFound."""
-    site = await gateway.sites.by_name(name)
-    if site is None:
-        raise NotFound(f"there is no site {name!r}", "gateway site list shows them all")
-    return site
 
 
 # --- serving ----------------------------------------------------------------------------------------------------------
