@@ -190,7 +190,7 @@ class PostgresStore(SqlStore):
         try:
             self._pool = await asyncpg.create_pool(
                 self._url,
-                min_size=1,
+                min_size=0,
                 max_size=max(self._pool_size, 2),
                 statement_cache_size=self._prepared,
                 timeout=5,
