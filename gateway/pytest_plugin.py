@@ -37,7 +37,7 @@ def gateway(request: pytest.FixtureRequest, gateway_background: Background) -> I
     for marker in reversed(list(request.node.iter_markers("gateway"))):
         options |= marker.kwargs
     timeout = options.pop("timeout", TIMEOUT)
-    with RunningGateway(gateway_background, options, timeout, pause_of(request.node)) as running:
+    with RunningGateway(gateway_background, options, timeout=timeout, pause=pause_of(request.node)) as running:
         yield running
 
 
