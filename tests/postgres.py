@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from typing import Self, TypeVar
 
 import asyncpg
 
-from tests.server import free_port
+from tests.server import free_port, wait_for
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ FAST = {
     "unix_socket_directories": "''",
     "log_min_messages": "warning",
 }
+ENVIRONMENT = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"}
 SAFE = FAST | {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 
@@ -35,6 +37,21 @@ def program(name: str) -> str | None:
     """Where a program of PostgreSQL is: Debian keeps them out of the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda p: int(p.parts[-3]))
     return str(found[-1]) if found else shutil.which(name)
+
+
+def required(name: str) -> str:
+    """The same, for programs without which nothing goes on."""
+    path = program(name)
+    assert path is not None, f"{name} is missing: python scripts/install_postgres.py"
+    return path
+
+
+def as_postgres(*options: str) -> list[str]:
+    """What to put before a command that refuses to run as root."""
+    if not shutil.which("setpriv"):
+        return []
+    user = ["--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+    return ["setpriv", *user, *options, "--"] if user or options else []
 
 
 class Cluster:
@@ -45,11 +62,16 @@ class Cluster:
         self.settings = settings
         self.port = free_port()
         self.log = self.folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
         self._made = 0
         self._shared = ""
         if os.geteuid() == 0:  # the server refuses to run as root
             shutil.chown(self.folder, "postgres", "postgres")
-        self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        options = ["-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        made = subprocess.run(
+            [*as_postgres(), required("initdb"), *options], cwd=self.folder, env=ENVIRONMENT, capture_output=True
+        )
+        assert made.returncode == 0, made.stderr.decode()
         lines = [f"{k} = {v}" for k, v in {"listen_addresses": "'127.0.0.1'", "port": self.port, **settings}.items()]
         with (self.data / "postgresql.conf").open("a") as file:
             file.write("\n".join(lines) + "\n")
@@ -64,33 +86,41 @@ class Cluster:
 
     def start(self) -> None:
         """Returns when the server answers."""
-        self._run("pg_ctl", "-D", str(self.data), "-l", str(self.log), "-w", "-t", "60", "start")
+        # A test run that is killed takes its server along: nobody else would stop it.
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*as_postgres("--pdeathsig", "QUIT"), required("postgres"), "-D", str(self.data)],
+                cwd=self.folder,
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(self._answers, timeout=60, message="PostgreSQL")
 
-    def stop(self, mode: str = "fast") -> None:
-        """Ends the server and its connections: `fast` in order, `immediate` as a crash would."""
-        self._run("pg_ctl", "-D", str(self.data), "-m", mode, "-w", "-t", "60", "stop")
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise RuntimeError(f"PostgreSQL did not start:\n{self.log.read_text()[-3000:]}")
+        try:
+            with_connection(self.url(), lambda connection: connection.fetch("select 1"))
+        except (OSError, asyncpg.PostgresError):
+            return False
+        return True
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Ends the server and its connections: SIGINT in order, SIGQUIT as a crash would."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.send_signal(how)
+            process.wait(60)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if (self.data / "postmaster.pid").exists():
-            self.stop("immediate")
+        self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _run(self, name: str, *arguments: str) -> None:
-        path = program(name)
-        assert path is not None, "PostgreSQL is missing: python scripts/install_postgres.py"
-        command = [path, *arguments]
-        if os.geteuid() == 0:
-            command = ["runuser", "-u", "postgres", "--", *command]
-        environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"}
-        # pg_ctl's server inherits what it is given: without a file of its own it would hold a pipe open for ever
-        with (self.folder / "out").open("ab") as out:
-            done = subprocess.run(
-                command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
-            )
-        assert done.returncode == 0, f"{' '.join(command)}:\n{(self.folder / 'out').read_text()[-3000:]}"
 
     def new_database(self) -> str:
         """The URL of a new, empty database."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -131,7 +132,7 @@ async def test_the_database_restarts_under_load(tmp_path):
         traffic = Load([gateway.url], gateway.site()["api_key"])
         running = asyncio.create_task(traffic.run(browsers=4))
         await asyncio.sleep(1)
-        await asyncio.to_thread(cluster.stop, "immediate")
+        await asyncio.to_thread(cluster.stop, signal.SIGQUIT)
         await asyncio.sleep(0.5)
         before = len(traffic.acknowledged)
         assert (await asyncio.to_thread(httpx.get, f"{gateway.url}/ready", trust_env=False)).status_code == 503

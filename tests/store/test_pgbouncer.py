@@ -14,7 +14,7 @@ import pytest
 from gateway.app import make_store
 from gateway.settings import load
 from tests.driver import driving
-from tests.postgres import Cluster
+from tests.postgres import Cluster, as_postgres
 from tests.server import free_port, wait_for
 
 CASES = json.loads((Path(__file__).parent.parent / "data" / "scenarios.json").read_text())
@@ -42,10 +42,9 @@ def pooler(postgres: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder, port = postgres.folder / "pooler", free_port()
     folder.mkdir()
     (folder / "ini").write_text(SETTINGS.format(server_port=postgres.port, port=port, folder=folder))
-    command = [path, str(folder / "ini")]
-    if os.geteuid() == 0:  # it refuses to run as root
+    if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
-        command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
+    command = [*as_postgres("--pdeathsig", "INT"), path, str(folder / "ini")]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for((folder / "pid").exists, message="pgbouncer")
