@@ -35,7 +35,7 @@ wheel: $(VENV)/installed-test  ## build the wheel into dist/
 	@ls dist/*.whl
 
 clean:  ## remove the virtual environment and everything built or cached
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results tests/dialects/clients/node_modules
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results tests/dialects/clients/node_modules examples/playwright_test/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 browsers: $(VENV)/installed-test

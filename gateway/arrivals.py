@@ -165,9 +165,12 @@ class Inspector:
 
     def _take(self, arrived: Arrived) -> None:
         key = (arrived.site.site_id, arrived.op_id)
-        if key not in self._seen:
-            self._seen.add(key)
-            self.good.append(arrived)
+        if key in self._seen:
+            return
+        if len(self.good) == KEPT:
+            self._seen.discard((self.good[0].site.site_id, self.good[0].op_id))
+        self._seen.add(key)
+        self.good.append(arrived)
 
 
 class Report:

@@ -4,14 +4,19 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from gateway.app import make_app, opened
 from gateway.cli import app
+from gateway.commands import decode_body
 from gateway.errors import SettingError
-from gateway.inspect import check_inspectable
+from gateway.inspect import API_KEY, Inspected, check_inspectable
+from gateway.observe import Pushed
+from gateway.settings import load
 from gateway.testing import RunningGateway
 from tests.kit.conftest import Push
 
@@ -157,6 +162,22 @@ def test_it_does_not_listen_where_others_could_ask() -> None:
 def test_serve_refuses_to_start_like_that(options: list[str]) -> None:
     result = CliRunner().invoke(app, ["serve", "--inspect", *options])
     assert isinstance(result.exception, SettingError)
+
+
+async def test_a_database_of_your_own_is_kept(tmp_path: Path) -> None:
+    settings = load({}, database=f"sqlite:///{tmp_path / 'mine.db'}")
+    async with Inspected(settings, opened, make_app, database=True) as inspected:
+        assert inspected.gateway is not None
+        before = inspected.gateway
+        site = await before.sites.create("shop", before.new_id(), origins=[])
+        commands = decode_body(json.dumps({"commands": [{"id": "1", "command": PURCHASE}]}).encode())
+        assert site.api_key != API_KEY
+        inspected.inspector.pushed(Pushed(site, commands, [], [], [], 0, 1))
+        assert len(await inspected.report.good()) == 1
+        await inspected.reset()
+        assert await inspected.report.good() == []
+        assert inspected.gateway is before
+        assert await before.sites.by_name("test") is None
 
 
 def test_without_inspect_there_is_nothing_to_ask(gateway_server: Any) -> None:
