@@ -25,7 +25,7 @@ class Swarm:
 
     def __init__(self, port: int, site: Site, browsers: int = 12, *, seed: int = 1, pause: float = 0.0) -> None:
         self.port, self.site, self.pause = port, site, pause
-        self.random = random.Random(seed)
+        self.seed, self.random = seed, random.Random(seed)
         self.acknowledged: dict[str, str] = {}  # message id: the command's name
         self.requests: dict[int, list[set[str]]] = {}  # by the browser's port: the messages of each request, in order
         self.statuses: Counter[int] = Counter()
@@ -101,7 +101,7 @@ class Browser:
     def entry(self) -> dict[str, Any]:
         """A message that no other is like."""
         self.sent += 1
-        message = f"{self.number}-{self.sent}"
+        message = f"{self.swarm.seed}-{self.number}-{self.sent}"
         person = f"person-{self.swarm.random.randrange(PEOPLE)}"
         kind = self.swarm.random.choice(KINDS)
         rest: dict[str, list[Any]] = {
