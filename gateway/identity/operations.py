@@ -225,6 +225,8 @@ class OperationRun(Run):
         if undone is None:
             raise NotFound(f"no operation {self.operation.of!r}", "look it up with GET /v1/ledger")
         undone = self.loader.facts.setdefault(undone.seq, undone)
+        # The names that come back have their homes already.
+        await self.loader.identities([(kind, value) for kind, value, _ in undone.detail.get("dropped", ()) if kind])
         await self._complete(self.decider.nodes_of(undone), map(int, undone.detail.get("released", ())))
         return self.decider.undo(op, undone)
 
