@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -197,11 +197,11 @@ class Application:
             async with Inspected(self.settings, opened, make_app, database=self.inspect == "database") as inspected:
                 yield inspected
             return
-        async with opened(self.settings) as gateway:
-            with recording(Path(self.record)) if self.record else nullcontext() as recorder:
-                if recorder is not None:
-                    recorder.watch(gateway)
-                yield make_app(gateway, await self._extra(gateway))
+        async with AsyncExitStack() as stack:
+            gateway = await stack.enter_async_context(opened(self.settings))
+            if self.record:
+                await stack.enter_async_context(recording(gateway, Path(self.record)))
+            yield make_app(gateway, await self._extra(gateway))
 
     async def _extra(self, gateway: Gateway) -> list[BaseRoute]:
         if not self.demo:

@@ -6,13 +6,15 @@ kept in its place, so the same people come out where other keys sign. The order 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import msgspec
 
@@ -29,32 +31,62 @@ from gateway.observe import Pushed, Turned
 Json = dict[str, Any]
 Write = Callable[[Json], None]
 
+log = logging.getLogger("gateway.record")
+
 FORMAT = 1
 SIGNED = ("link", "verify")
 MASK = "(what it proved is kept beside)"
 
 
 class Recorder:
-    """Writes a line for each answered request."""
+    """Writes a line for each answered request of a gateway while it is open."""
 
-    def __init__(self, write: Write, site: str | None = None) -> None:
-        self.write = write
-        self.site = site
+    def __init__(self, gateway: Gateway, write: Write) -> None:
+        self.gateway = gateway
+        self._write = write
+        self._last: asyncio.Task[None] | None = None
 
-    def watch(self, gateway: Gateway) -> None:
-        """Begins to record a gateway."""
-        gateway.observers.append(self)
-        gateway.writer.listeners.append(self.committed)
+    async def __aenter__(self) -> Self:
+        self.gateway.observers.append(self)
+        self.gateway.writer.listeners.append(self.committed)
+        return self
 
-    def leave(self, gateway: Gateway) -> None:
-        """Ends it."""
-        gateway.observers.remove(self)
-        gateway.writer.listeners.remove(self.committed)
+    async def __aexit__(self, *_: object) -> None:
+        self.gateway.observers.remove(self)
+        self.gateway.writer.listeners.remove(self.committed)
+        if self._last is not None:
+            await self._last
+
+    def write(self, line: Json, site: Site, people: list[Person] | None = None) -> None:
+        """Writes a line, after those before it. One about a profile id waits until that profile's name is known."""
+        unnamed = any(person.profile_id is not None for person in people or ())
+        if not unnamed and (self._last is None or self._last.done()):
+            self._write(line)
+        else:
+            self._last = asyncio.create_task(self._write_after(self._last, line, site, people))
+
+    async def _write_after(
+        self, last: asyncio.Task[None] | None, line: Json, site: Site, people: list[Person] | None
+    ) -> None:
+        if last is not None:
+            await last
+        if people:
+            line["operation"]["people"] = [msgspec.to_builtins(await self.named(site, person)) for person in people]
+        self._write(line)
+
+    async def named(self, site: Site, person: Person) -> Person:
+        """Somebody by an identity or a device in place of a profile id, which only this database knows."""
+        if person.profile_id is None:
+            return person
+        for column, table in (("kind, value", "identities"), ("device_id", "visitors")):
+            sql = f"/* record.named */ select {column} from {table} where site_id = $1 and home = $2 order by 1 limit 1"
+            for row in await self.gateway.store.read(sql, site.site_id, person.profile_id):
+                found = list(row.values())
+                return Person(key=(found[0], found[1])) if table == "identities" else Person(device_id=found[0])
+        return person
 
     def pushed(self, pushed: Pushed) -> None:
         """A page's request: its entries as they came."""
-        if not self._wanted(pushed.site):
-            return
         entries = [masked(msgspec.json.decode(raw)) for raw in pushed.body.commands]
         line = self._line(pushed.site, pushed.received_at) | {"device": str(pushed.device_id)}
         if pushed.other_device:
@@ -63,32 +95,27 @@ class Recorder:
         line["outcomes"] = {c.op_id: o for c, o in zip(pushed.commands, pushed.outcomes, strict=True)}
         if proofs := {c.op_id: as_json(c) for c in pushed.commands if is_signed(c)}:
             line["proofs"] = proofs
-        self.write(line)
+        self.write(line, pushed.site)
 
     def turned(self, turned: Turned) -> None:
         """What was refused as a whole changed nothing."""
 
     def committed(self, request: Request, reply: Reply) -> None:
         """A server's request, of any API."""
-        if not self._wanted(request.site) or (isinstance(request, Batch) and request.actor == "page"):
+        if isinstance(request, Batch) and request.actor == "page":
             return
         if isinstance(request, Operation):
             if request.kind != "preview" and not request.dry_run:
                 assert not isinstance(reply, Done)
-                line = {
-                    "operation": as_json(request) | {"op_id": reply.op_id},
-                    "outcomes": {reply.op_id: reply.outcome},
-                }
-                self.write(self._line(request.site, 0) | line)
+                shown = as_json(request) | {"op_id": reply.op_id}
+                line = {"operation": shown, "outcomes": {reply.op_id: reply.outcome}}
+                self.write(self._line(request.site, 0) | line, request.site, request.people)
             return
         assert isinstance(reply, Done)
         commands = [as_json(c) for c in request.commands]
         line = self._line(request.site, request.received_at) | {"batch": as_json(request) | {"commands": commands}}
         outcomes = zip((c.op_id for c in request.commands), reply.outcomes, strict=False)
-        self.write(line | {"device": str(reply.device_id), "outcomes": dict(outcomes)})
-
-    def _wanted(self, site: Site) -> bool:
-        return self.site is None or site.name == self.site
+        self.write(line | {"device": str(reply.device_id), "outcomes": dict(outcomes)}, request.site)
 
     @staticmethod
     def _line(site: Site, at: int) -> Json:
@@ -145,20 +172,27 @@ def from_json(shown: Json, **more: Any) -> Any:
         raise BadRequest(f"this is not a line of a recording: {error}") from error
 
 
-@contextmanager
-def recording(path: Path, site: str | None = None) -> Iterator[Recorder]:
-    """A recorder that appends to a file which nobody else may read: it holds what people did."""
+@asynccontextmanager
+async def recording(gateway: Gateway, path: Path) -> AsyncIterator[Recorder]:
+    """Appends what arrives to a file which nobody else may read: it holds what people did."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as file:
-        yield Recorder(writer_to(file), site)
+        async with Recorder(gateway, writer_to(file)) as recorder:
+            yield recorder
 
 
 def writer_to(file: IO[bytes]) -> Write:
-    """Writes lines and flushes each, so that a recording that is cut off is whole up to there."""
+    """Writes lines and flushes each, so that a recording that is cut off is whole up to there.
+
+    A line that cannot be written is logged and missing: what was committed is answered all the same.
+    """
 
     def write(line: Json) -> None:
-        file.write(msgspec.json.encode(line) + b"\n")
-        file.flush()
+        try:
+            file.write(msgspec.json.encode(line) + b"\n")
+            file.flush()
+        except OSError as error:
+            log.error("the recording lacks a line: %s", error)
 
     return write
 
@@ -259,7 +293,7 @@ class Replay:
             if person.device_id is not None:
                 operation.people[n] = Person(device_id=self._device(site, str(person.device_id)))
             elif person.profile_id is not None:
-                raise BadRequest(f"{operation.kind} named a profile by its id, which is another one here")
+                raise BadRequest(f"{operation.kind} is about a profile that had no name when it was recorded")
         self.done.commands += 1
         operation.plan_hash = None
         answer = await self.gateway.writer.operation(operation)

@@ -256,10 +256,12 @@ class Running:
     @contextmanager
     def recording(self, path: str | Path) -> Iterator[None]:
         """Writes down what arrives meanwhile, as `gateway record` does."""
-        with recording(Path(path)) as recorder:
-            recorder.watch(self._gateway)
+        context = recording(self._gateway, Path(path))
+        self.background.do(context.__aenter__())
+        try:
             yield
-            recorder.leave(self._gateway)
+        finally:
+            self.background.do(context.__aexit__(None, None, None))
 
     def replay(self, path: str | Path) -> Replayed:
         """Plays a recording: what pages sent elsewhere, with its order, times and people."""

@@ -65,6 +65,25 @@ def test_a_replay_makes_the_same_people(first: RunningGateway, second: RunningGa
     assert (done.requests, done.devices, done.skipped) == (6, 3, 1)
 
 
+def test_a_merge_of_profiles_by_their_ids_finds_the_same_people(
+    first: RunningGateway, second: RunningGateway, tmp_path: Path
+) -> None:
+    file = tmp_path / "session.jsonl"
+    with first.recording(file):
+        send(first.url, first.site.api_key, LOGIN)
+        device = send(first.url, first.site.api_key, ["track", "Viewed"])
+        (nobody,) = [p for p in first.people() if not p["identities"]]
+        source = {"profile_id": nobody["profile_id"]}
+        target = {"profile_id": first.person("42").profile_id}
+        merged = first.call("POST", "/v1/merges", {"target": target, "source": source})
+        send(first.url, first.site.api_key, ["track", "Viewed"], device=device)
+        first.call("POST", f"/v1/operations/{merged['op_id']}/undo", {})
+    assert [sorted(line)[:2] for line in read_lines(file)][2] == ["at", "operation"]
+    done = second.replay(file)
+    assert (done.problems, done.other_outcomes) == ([], [])
+    assert people(second) == people(first)
+
+
 def test_a_second_replay_changes_nothing(first: RunningGateway, second: RunningGateway, tmp_path: Path) -> None:
     file = tmp_path / "session.jsonl"
     with first.recording(file):
