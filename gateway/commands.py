@@ -340,12 +340,12 @@ def looks_signed(value: str) -> bool:
 
 
 def depth(value: object) -> int:
-    """How deep lists and objects nest: 0 for a scalar."""
-    if isinstance(value, dict):
-        return 1 + max(map(depth, value.values()), default=0)
-    if isinstance(value, list):
-        return 1 + max(map(depth, value), default=0)
-    return 0
+    """How deep lists and objects nest: 0 for a scalar. Not recursive: a body may nest deeper than Python calls."""
+    levels, inside = 0, [value]
+    while groups := [v for v in inside if isinstance(v, (dict, list))]:
+        levels += 1
+        inside = [v for group in groups for v in (group.values() if isinstance(group, dict) else group)]
+    return levels
 
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -353,10 +353,16 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 def storable(value: object) -> bool:
     """Whether every text in a value is whole Unicode without NUL, so that each database keeps it the same."""
-    if isinstance(value, str):
-        return _UNSTORABLE.search(value) is None
-    if isinstance(value, dict):
-        return all(map(storable, value)) and all(map(storable, value.values()))
-    if isinstance(value, list):
-        return all(map(storable, value))
-    return not isinstance(value, float) or isfinite(value)
+    inside = [value]
+    while inside:
+        found = inside.pop()
+        if isinstance(found, str):
+            if _UNSTORABLE.search(found):
+                return False
+        elif isinstance(found, dict):
+            inside += [*found, *found.values()]
+        elif isinstance(found, list):
+            inside += found
+        elif isinstance(found, float) and not isfinite(found):
+            return False
+    return True
