@@ -96,12 +96,17 @@ class PostgresTransaction(SqlTransaction):
             " where site_id = $1 and profile_id = $2 for update"
         )
         found = {(r[0], r[1]) for r in await self.connection.fetchmany(sql, ordered)}
-        sql = (
-            "/* profiles.place */ insert into profiles (site_id, profile_id, root, live) values ($1, $2, $2, 0)"
-            " on conflict (site_id, profile_id) do nothing returning site_id, profile_id"
-        )
         absent = [k for k in ordered if k not in found]
-        if absent and len(await self.connection.fetchmany(sql, absent)) < len(absent):
+        if not absent:
+            return
+        sql = (
+            "/* profiles.place */ insert into profiles (site_id, profile_id, root, live)"
+            " select site_id, profile_id, profile_id, 0"
+            " from unnest($1::bigint[], $2::bigint[]) as new(site_id, profile_id)"
+            " on conflict (site_id, profile_id) do nothing returning profile_id"
+        )
+        sites, profiles = [k[0] for k in absent], [k[1] for k in absent]
+        if len(await self.connection.fetch(sql, sites, profiles)) < len(absent):
             raise Again  # somebody else made one of them meanwhile
 
     async def last_seq(self, site_id: int) -> int:
