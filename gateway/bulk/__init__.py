@@ -1,0 +1,1 @@
+"""Work on many people at once, from the command line: import, merge, duplicates, export, erase."""

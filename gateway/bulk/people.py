@@ -1,0 +1,279 @@
+"""`gateway import`: a CSV file of people, row by row into the writer, with many rows under way at once.
+
+A row's id is made from the file's content and the line, its time from when the import was begun: a row that is sent
+again says the same again and changes nothing. How far an import has come is kept with the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from gateway.bulk.table import Row, Table
+from gateway.commands import identity, rows_of, storable
+from gateway.context import Gateway
+from gateway.errors import BadRequest, GatewayError, Unavailable
+from gateway.exports import Exports
+from gateway.identity.decide import value_hash
+from gateway.identity.requests import ServerBatch, Writes
+from gateway.model import Key, Site, now
+
+CHUNK = 500
+AT_ONCE = 4
+SAVED_EVERY = 20
+"""Chunks: how many are under way at once, and after how many it is noted how far the import has come."""
+MAX_ERRORS = 100
+
+
+@dataclass(slots=True)
+class Columns:
+    """What the columns of a file mean: where the person's id and email are, and which properties the others are."""
+
+    id: int | None
+    email: int | None
+    properties: list[tuple[int, str]]
+
+    def shown(self, header: Sequence[str]) -> dict[str, str]:
+        """Column name to what it is."""
+        names = {header[i]: f"property {name}" for i, name in self.properties}
+        for index, name in ((self.email, "email"), (self.id, "id")):
+            if index is not None:
+                names[header[index]] = name
+        return names
+
+
+@dataclass(slots=True)
+class Imported:
+    """How an import went. `imported` and `failed` include what earlier runs of the same import did."""
+
+    file: str
+    encoding: str
+    encoding_guessed: bool
+    delimiter: str
+    columns: dict[str, str]
+    dry_run: bool = False
+    rows: int = 0
+    imported: int = 0
+    erased: int = 0
+    failed: int = 0
+    known: int = 0
+    resumed_after_line: int = 0
+    finished_before: bool = False
+    seconds: float = 0.0
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+    def error(self, line: int, message: str) -> None:
+        """Counts a row that was not imported; the first hundred are kept."""
+        self.failed += 1
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append({"line": line, "message": message})
+
+
+class State(msgspec.Struct):
+    """How far an import has come: everything up to `line` is durable."""
+
+    started_at: int
+    line: int = 0
+    rows: int = 0
+    imported: int = 0
+    erased: int = 0
+    failed: int = 0
+    done: bool = False
+
+
+@dataclass(slots=True)
+class Entry:
+    """A row that can be imported."""
+
+    line: int
+    key: Key
+    properties: list[tuple[str, str, str]]
+
+
+def columns_of(header: Sequence[str], id_column: str = "", renamed: Mapping[str, str] | None = None) -> Columns:
+    """The meaning of a header. Raises BadRequest if it names nobody, or a column that is not there."""
+    renamed = dict(renamed or {})
+    missing = sorted(({id_column} | renamed.keys()) - {"", *header})
+    if missing:
+        raise BadRequest(f"there is no column {missing[0]!r}", f"the file has {', '.join(filter(None, header))}")
+    names = [renamed.get(c, c.lower() if c.lower() in ("id", "email") else c) for c in header]
+    if id_column:
+        names = ["id" if c == id_column else "" if n == "id" else n for c, n in zip(header, names, strict=True)]
+    twice = sorted({n for n in names if n and names.count(n) > 1})
+    if twice:
+        raise BadRequest(f"two columns are {twice[0]!r}", "rename or leave out one: --map COLUMN=NAME, --map COLUMN=")
+    found = {n: i for i, n in enumerate(names) if n}
+    if "id" not in found and "email" not in found:
+        raise BadRequest("no column says who the people are", "--id-column COLUMN, or name a column id or email")
+    properties = [(i, n) for n, i in found.items() if n not in ("id", "email")]
+    return Columns(found.get("id"), found.get("email"), properties)
+
+
+def entry_of(row: Row, columns: Columns) -> Entry:
+    """A row as a person with properties; empty cells say nothing. Raises BadRequest saying what is wrong with it."""
+    if row.problem:
+        raise BadRequest(row.problem)
+    cells = [c.strip() for c in row.cells]
+    email = cells[columns.email] if columns.email is not None else ""
+    value = cells[columns.id] if columns.id is not None else ""
+    if not value and not email:
+        raise BadRequest("says neither id nor email")
+    key, blocked = identity(value or email)
+    if key is None:
+        raise BadRequest(blocked or "not an id")
+    properties = {"email": email} if email else {}
+    properties |= {name: cells[i] for i, name in columns.properties if cells[i]}
+    if not storable(properties):
+        raise BadRequest("holds NUL or half a character")
+    return Entry(row.line, key, rows_of(properties))
+
+
+class Import:
+    """One file on its way into one site."""
+
+    def __init__(
+        self, gateway: Gateway, site: Site, table: Table, columns: Columns, *, include_erased: bool = False
+    ) -> None:
+        self.gateway = gateway
+        self.site = site
+        self.table = table
+        self.columns = columns
+        self.include_erased = include_erased
+        told = msgspec.json.encode([table.digest, table.encoding, table.delimiter, columns, include_erased])
+        self.digest = hashlib.sha256(told).hexdigest()[:16]
+        self.state = State(now())
+        self.failed_before = 0
+        meaning = columns.shown(table.header)
+        self.report = Imported(str(table.path), table.encoding, table.guessed, table.delimiter, meaning)
+
+    @property
+    def record(self) -> str:
+        """The name under which it is kept how far this import has come."""
+        return f"import {self.site.site_id} {self.digest}"
+
+    async def run(self, tell: Callable[[int, int], object] = lambda rows, position: None) -> Imported:
+        """Imports what is not there yet. `tell` hears the rows done and the bytes read.
+
+        Raises Unavailable if the database cannot be written; what was noted by then is not done again.
+        """
+        kept = await self.gateway.store.config(self.record)
+        if kept:
+            self.state = msgspec.json.decode(kept, type=State)
+            self.failed_before = self.state.failed
+        self.report.resumed_after_line = self.state.line
+        self.report.finished_before = self.state.done
+        started = time.monotonic()
+        if not self.state.done:
+            await self._all(tell)
+            self.state.done = True
+            await self._save()
+        self.report.seconds = round(time.monotonic() - started, 3)
+        for name in ("rows", "imported", "erased", "failed"):
+            setattr(self.report, name, getattr(self.state, name))
+        return self.report
+
+    async def dry_run(self, tell: Callable[[int, int], object] = lambda rows, position: None) -> Imported:
+        """What an import would do; changes nothing. `known`: rows about people who are there already."""
+        started = time.monotonic()
+        self.report.dry_run = True
+        exports = Exports(self.gateway, self.site)
+        for chunk in chunks(self.table.rows()):
+            entries = self._entries(chunk)
+            erased = await self._erased(entries)
+            entries = [e for e in entries if e.key not in erased]
+            keys = [e.key for e in entries]
+            known = await exports.roots_of(set(keys))
+            self.report.known += sum(k in known for k in keys)
+            self.report.rows += len(chunk)
+            tell(self.report.rows, self.table.position)
+        self.report.erased = self.state.erased
+        self.report.imported = self.report.rows - self.report.failed - self.report.erased
+        self.report.seconds = round(time.monotonic() - started, 3)
+        return self.report
+
+    async def _all(self, tell: Callable[[int, int], object]) -> None:
+        waiting: deque[asyncio.Task[int]] = deque()
+        await self._save()  # the time of the first run is the time of the rows
+        try:
+            for number, chunk in enumerate(chunks(self.table.rows(self.state.line)), 1):
+                waiting.append(asyncio.create_task(self._chunk(chunk)))
+                if len(waiting) >= AT_ONCE:
+                    self.state.imported += await waiting.popleft()
+                self.state.rows += len(chunk)
+                tell(self.state.rows, self.table.position)
+                if number % SAVED_EVERY == 0:
+                    await self._drain(waiting)
+                    self.state.line = chunk[-1].line
+                    await self._save()
+            await self._drain(waiting)
+        finally:
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _drain(self, waiting: deque[asyncio.Task[int]]) -> None:
+        while waiting:
+            self.state.imported += await waiting.popleft()
+
+    async def _save(self) -> None:
+        """Notes how far it has come; nothing may be under way, for there is one writer."""
+        self.state.failed = self.failed_before + self.report.failed
+        await self.gateway.store.set_config(self.record, msgspec.json.encode(self.state).decode())
+
+    def _entries(self, chunk: Sequence[Row]) -> list[Entry]:
+        entries = []
+        for row in chunk:
+            try:
+                entries.append(entry_of(row, self.columns))
+            except BadRequest as error:
+                self.report.error(row.line, error.message)
+        return entries
+
+    async def _chunk(self, chunk: Sequence[Row]) -> int:
+        """Imports some rows; returns how many are durable now."""
+        entries = self._entries(chunk)
+        erased = await self._erased(entries)
+        kept = await asyncio.gather(*(self._keep(e) for e in entries if e.key not in erased))
+        if kept and not any(kept):
+            raise Unavailable("the import stopped: the database takes nothing", "the same command goes on from here")
+        return sum(kept)
+
+    async def _erased(self, entries: Sequence[Entry]) -> set[Key]:
+        """The people who were erased and have not come back by themselves; counts their rows."""
+        if self.include_erased or not entries:
+            return set()
+        hashes = {value_hash(self.site.site_id, e.key): e.key for e in entries}
+        sql = "/* tombstones.import */ select value_hash from tombstones where site_id = $1 and value_hash = any($2)"
+        found = await self.gateway.store.read(sql, self.site.site_id, list(hashes))
+        gone = {hashes[r["value_hash"]] for r in found}
+        if gone:
+            gone -= (await Exports(self.gateway, self.site).roots_of(gone)).keys()
+            self.state.erased += sum(e.key in gone for e in entries)
+        return gone
+
+    async def _keep(self, entry: Entry) -> bool:
+        at = self.state.started_at + entry.line  # a later line about the same person is newer
+        command = Writes(f"import-{self.digest}-{entry.line}", at, rows=entry.properties)
+        try:
+            done = await self.gateway.writer.commands(ServerBatch(self.site, entry.key, [command], now()))
+        except GatewayError as error:
+            self.report.error(entry.line, error.message)
+            return False
+        return bool(done.outcomes)
+
+
+def chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Rows, some at a time."""
+    chunk: list[Row] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

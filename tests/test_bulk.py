@@ -1,0 +1,300 @@
+"""People in bulk, as a user meets it: import, merge, duplicates, export and erase on the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.bulk import merges, people
+from gateway.bulk.people import Import, columns_of, entry_of
+from gateway.bulk.table import Row, delimiter_of, read_table
+from gateway.check import check_site
+from gateway.commands import identity
+from gateway.errors import BadRequest
+from gateway.exports import Whole
+from gateway.model import Identity, Proof
+from tests.driver import Driver, driving
+from tests.server import gateway_environment
+
+PEOPLE = """id,email,plan,city
+42,bob@x.io,pro,Köln
+43,adam@x.io,,Wien
+
+undefined,eve@x.io,free,Bern
+44,mia@x.io,"two
+lines",Linz
+45,too,many,cells,here
+,kim@x.io,pro,Graz
+"""
+
+
+class Shell:
+    """Runs `gateway …` on a database of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+        env = gateway_environment() | {"GATEWAY_DATABASE": f"sqlite:///{self.folder / 'gateway.db'}"}
+        command = [sys.executable, "-m", "gateway", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env=env, input=typed, capture_output=True, text=True, timeout=60
+        )
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        done = self(*arguments, "--json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+    def write(self, name: str, text: str, encoding: str = "utf-8") -> str:
+        (self.folder / name).write_text(text, encoding=encoding)
+        return name
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Shell:
+    shell = Shell(tmp_path)
+    assert shell("site", "create", "shop").returncode == 0
+    return shell
+
+
+@pytest.fixture
+async def driver(database: str) -> AsyncIterator[Driver]:
+    async with driving(database) as driver:
+        yield driver
+
+
+async def properties(driver: Driver, who: str) -> dict[str, Any] | None:
+    profile = await driver.gateway.reader(driver.site).by_identity(identity(who)[0])
+    return profile and profile["properties"]
+
+
+def the_import(driver: Driver, path: Path, **options: Any) -> Import:
+    table = read_table(path)
+    return Import(driver.gateway, driver.site, table, columns_of(table.header), **options)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "found"), [("utf-8", "utf-8"), ("utf-8-sig", "utf-8-sig"), ("utf-16", "utf-16"), ("cp1252", "cp1252")]
+)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_a_file_is_read_however_it_was_saved(tmp_path: Path, encoding: str, found: str, delimiter: str) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text(f'id{delimiter}city\r\n42{delimiter}"Köln{delimiter} Süd"\r\n', encoding=encoding, newline="")
+    table = read_table(path)
+    assert (table.encoding, table.delimiter, table.header) == (found, delimiter, ["id", "city"])
+    assert [r.cells for r in table.rows()] == [["42", f"Köln{delimiter} Süd"]]
+    assert table.guessed == (encoding == "cp1252")
+
+
+def test_a_late_letter_decides_the_encoding_too(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_bytes(b"id,city\n" + b"1,Wien\n" * 200_000 + "2,Köln\n".encode("cp1252"))
+    assert read_table(path).encoding == "cp1252"
+
+
+def test_lines_are_counted_as_an_editor_shows_them(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text('id,note\n1,"a\nb"\n\n2,c\n3\n')
+    rows = list(read_table(path).rows())
+    assert [(r.line, r.problem) for r in rows] == [(2, ""), (5, ""), (6, "has 1 columns, the header has 2")]
+    assert [r.line for r in read_table(path).rows(after=2)] == [5, 6]
+
+
+def test_a_quote_that_is_never_closed_does_not_fill_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text('id,note\n1,"oh\n' + "2,fine\n" * 50_000)
+    problems = [r.problem for r in read_table(path).rows() if r.problem]
+    assert problems
+    assert "field larger than field limit" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "no header"), ("id,id\n", "two columns 'id'"), ("\n1,2\n", "no header")]
+)
+def test_a_header_that_cannot_be_used_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "people.csv").write_text(text)
+    with pytest.raises(BadRequest, match=said):
+        read_table(tmp_path / "people.csv")
+
+
+def test_the_delimiter_is_not_looked_for_inside_quotes() -> None:
+    assert delimiter_of('"a,b,c";d;e') == ";"
+    assert delimiter_of("id") == ","
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_columns_are_named_by_the_header_or_by_the_user() -> None:
+    columns = columns_of(["Nr", "Mail", "plan", "x"], "Nr", {"Mail": "email", "plan": "tariff", "x": ""})
+    assert (columns.id, columns.email, columns.properties) == (0, 1, [(2, "tariff")])
+    assert columns_of(["ID", "Email"]).properties == []
+
+
+@pytest.mark.parametrize(
+    ("header", "id_column", "renamed", "said"),
+    [
+        (["plan"], "", {}, "no column says who"),
+        (["id"], "nr", {}, "no column 'nr'"),
+        (["id", "a", "b"], "", {"a": "b"}, "two columns are 'b'"),
+    ],
+)
+def test_columns_that_say_too_little_or_too_much_are_refused(
+    header: list[str], id_column: str, renamed: dict[str, str], said: str
+) -> None:
+    with pytest.raises(BadRequest, match=said):
+        columns_of(header, id_column, renamed)
+
+
+def test_an_empty_cell_says_nothing_and_the_email_stands_in_for_the_id() -> None:
+    columns = columns_of(["id", "email", "plan"])
+    entry = entry_of(Row(2, ["", " kim@x.io ", ""]), columns)
+    assert entry.key == ("id", "kim@x.io")
+    assert entry.properties == [("set", "email", '"kim@x.io"')]
+
+
+# --- import -----------------------------------------------------------------------------------------------------------
+
+
+def test_import_as_a_user_meets_it(gateway: Shell) -> None:
+    gateway.write("people.csv", PEOPLE)
+    planned = gateway.json("import", "shop", "people.csv", "--dry-run", code=1)
+    assert (planned["imported"], planned["known"], planned["failed"]) == (4, 0, 2)
+    done = gateway.json("import", "shop", "people.csv", code=1)
+    assert (done["rows"], done["imported"], done["failed"]) == (6, 4, 2)
+    assert [e["line"] for e in done["errors"]] == [5, 8]
+    again = gateway("import", "shop", "people.csv")
+    assert "finished before" in again.stdout
+    assert again.returncode == 1
+    assert gateway.json("export", "shop", "person", "44")["profile"]["properties"] == {
+        "email": "mia@x.io", "plan": "two\nlines", "city": "Linz"
+    }  # fmt: skip
+    assert gateway.json("check")["ok"]
+
+
+async def test_an_import_that_was_killed_goes_on_and_nothing_is_there_twice(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "CHUNK", 20)
+    monkeypatch.setattr(people, "SAVED_EVERY", 4)
+    rows = 300
+    path = tmp_path / "people.csv"
+    path.write_text("id,plan\n" + "".join(f"{n % 70 + 1},p{n}\n" for n in range(rows)))
+    first = the_import(driver, path)
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, position: int) -> None:
+        if done > 200:
+            raise Killed
+
+    with pytest.raises(Killed):
+        await first.run(kill)
+    second = await the_import(driver, path).run()
+    assert second.resumed_after_line == 161
+    assert (second.rows, second.imported, second.failed) == (rows, rows, 0)
+    assert await properties(driver, str((rows - 1) % 70 + 1)) == {"plan": f"p{rows - 1}"}
+    assert await check_site(driver.gateway.store, driver.site) == []
+
+
+async def test_what_was_set_after_an_import_is_not_overwritten_by_repeating_it(driver: Driver, tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("id,plan\n42,pro\n")
+    first = the_import(driver, tmp_path / "people.csv")
+    await first.run()
+    await driver.server_push("42", ["user", {"id": "42", "plan": "free"}], "x", time.time() + 1)
+    again = the_import(driver, tmp_path / "people.csv")
+    again.state = first.state
+    again.state.done, again.state.line = False, 0
+    await again._all(lambda rows, position: None)
+    assert await properties(driver, "42") == {"plan": "free"}
+
+
+async def test_the_erased_stay_away_unless_asked_for(driver: Driver, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("id,plan\n42,pro\n43,pro\n")
+    await the_import(driver, tmp_path / "one.csv").run()
+    profile = await driver.api("GET", "/v1/profiles?identity=42")
+    await driver.api("DELETE", f"/v1/profiles/{profile.json()['profile_id']}")
+    (tmp_path / "two.csv").write_text("id,plan\n42,free\n43,free\n")
+    planned = await the_import(driver, tmp_path / "two.csv").dry_run()
+    assert (planned.imported, planned.erased, planned.known) == (1, 1, 1)
+    done = await the_import(driver, tmp_path / "two.csv").run()
+    assert (done.imported, done.erased) == (1, 1)
+    assert await properties(driver, "42") is None
+    await the_import(driver, tmp_path / "two.csv", include_erased=True).run()
+    assert await properties(driver, "42") == {"plan": "free"}
+
+
+# --- merge ------------------------------------------------------------------------------------------------------------
+
+
+def test_merge_as_a_user_meets_it(gateway: Shell) -> None:
+    gateway.write("people.csv", "id,plan\n1,a\n2,b\n3,c\nanna@x.io,d\n")
+    gateway("import", "shop", "people.csv")
+    gateway.write("pairs.csv", "old;new\nanna@x.io;1\nundefined;2\nnew@x.io;2\n2;3\n")
+    planned = gateway.json("merge", "shop", "pairs.csv", "--dry-run", code=1)
+    done = gateway.json("merge", "shop", "pairs.csv", "--results", "results.csv", code=1)
+    assert done["outcomes"]["merged"] + done["outcomes"].get("renamed", 0) >= 1
+    assert planned["outcomes"]["refused_blocked"] == done["outcomes"]["refused_blocked"] == 1
+    assert done["errors"][0]["line"] == 3
+    assert (gateway.folder / "results.csv").read_text().splitlines()[1].startswith("2,anna@x.io,1,")
+    assert gateway.json("merge", "shop", "pairs.csv", code=1)["repeated"] == 3
+    names = {i["value"] for i in gateway.json("export", "shop", "person", "1")["profile"]["identities"]}
+    assert names == {"1", "anna@x.io"}
+    undone = gateway.json("merge", "shop", "--undo", done["batch"])
+    assert undone["outcomes"]["undone"] >= 2
+    names = {i["value"] for i in gateway.json("export", "shop", "person", "1")["profile"]["identities"]}
+    assert names == {"1"}
+    assert gateway.json("check")["ok"]
+    assert "no batch" in gateway("merge", "shop", "--undo", "nope").stderr
+    assert "old and new" in gateway("merge", "shop", "people.csv").stderr
+
+
+# --- duplicates -------------------------------------------------------------------------------------------------------
+
+
+def test_duplicates_are_listed_previewed_merged_and_taken_back(gateway: Shell) -> None:
+    gateway.write("people.csv", "id,email\n1,jo@x.io\njo-old@x.io,jo@x.io\n2,al@x.io\n3,al@x.io\nk@x.io,m@x.io\n")
+    gateway("import", "shop", "people.csv")
+    listed = gateway.json("duplicates", "shop", "--by", "email")["duplicates"]
+    assert [g["email"] for g in listed] == ["al@x.io", "jo@x.io"]
+    refused = gateway("duplicates", "shop", "--merge", "customer-number", typed="n\n")
+    assert refused.returncode == 1
+    assert "several have a customer number" in refused.stdout
+    assert len(gateway.json("duplicates", "shop")["duplicates"]) == 2
+    merged = gateway.json("duplicates", "shop", "--merge", "customer-number", "--yes")
+    assert merged["outcomes"] == {"merged": 1}
+    assert [g["email"] for g in gateway.json("duplicates", "shop")["duplicates"]] == ["al@x.io"]
+    assert gateway.json("merge", "shop", "--undo", merged["batch"])["outcomes"] == {"undone": 1}
+    assert len(gateway.json("duplicates", "shop")["duplicates"]) == 2
+
+
+def whole(profile_id: int, since: int, *names: str) -> Whole:
+    identities = [Identity(("id", n), profile_id, Proof.SERVER, since) for n in names]
+    return Whole(profile_id, identities=identities)
+
+
+def test_a_rule_chooses_one_or_says_why_not() -> None:
+    old, new = whole(1, 10, "a@x.io"), whole(2, 20, "b@x.io")
+    number = whole(3, 5, "42")
+    assert merges.target_of("newest", [old, new]) == ("2", "")
+    assert merges.target_of("customer-number", [old, number]) == ("3", "")
+    assert merges.target_of("customer-number", [old, new])[1] == "none has a customer number"
+    assert "several" in merges.target_of("newest", [number, whole(4, 6, "43")])[1]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 41, "a'b"])
+def test_a_batch_has_a_plain_name(name: str) -> None:
+    with pytest.raises(BadRequest):
+        merges.check_batch(name)
