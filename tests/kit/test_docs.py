@@ -85,6 +85,7 @@ def test_five_minutes(project: Path, borrow: bool) -> None:
     page.write_text(page.read_text().replace("'track'", "'trakc'"))
     failed = shell(".venv/bin/python -m pytest -k purchase", project, borrow=borrow, fails=True)
     shown = without_ports(failed)
+    assert "what the gateway received" in shown
     assert [line for line in expected if without_ports(line) not in shown] == [], failed
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ LEFT_OUT = ("-p", "no:schemathesis", "-p", "no:hypothesispytest", "-p", "no:cach
 
 
 def examples(*folders: str, without: str) -> str:
+    assert find_spec("pytest_playwright"), "the examples need more packages: pip install --editable '.[test]'"
     return succeeds(sys.executable, "-m", "pytest", "-q", *LEFT_OUT, "-p", f"no:{without}", *folders, cwd=EXAMPLES)
 
 

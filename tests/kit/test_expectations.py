@@ -4,7 +4,9 @@ import asyncio
 import re
 import threading
 import time
+import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -147,6 +149,35 @@ def test_a_repeated_message_is_one_event(gateway: RunningGateway) -> None:
     for _ in range(2):
         urllib.request.urlopen(f"{gateway.url}/v1/commands", body % gateway.site.api_key.encode(), timeout=5).close()
     gateway.expect_event("Viewed", count=1)
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("html", "before"),
+    [("<!doctype html><head><title>", "<head>"), ("<!DOCTYPE html><h1>", "<!DOCTYPE html>"), ("<h1>", "")],
+)
+def test_a_served_page_has_the_snippet_before_anything_it_pushes(
+    gateway: RunningGateway, tmp_path: Path, html: str, before: str
+) -> None:
+    (tmp_path / "index.html").write_text(html)
+    with urllib.request.urlopen(f"{gateway.serve_pages(tmp_path)}/", timeout=10) as response:
+        page = response.read().decode()
+    assert page.partition(gateway.snippet_html())[0].strip() == html[: html.find(before) + len(before)]
+
+
+def test_nothing_outside_the_folder_is_served(gateway: RunningGateway, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "site" / "style.css").write_text("h1 {}")
+    url = gateway.serve_pages(tmp_path / "site")
+    with urllib.request.urlopen(f"{url}/style.css", timeout=10) as response:
+        assert response.headers["content-type"].startswith("text/css")
+    for path in ("/../secret.txt", "/%2e%2e/secret.txt", "//etc/passwd", "/nothing.html"):
+        with pytest.raises(urllib.error.HTTPError, match="404") as missing:
+            urllib.request.urlopen(url + path, timeout=10)
+        missing.value.close()
 
 
 # --- people -----------------------------------------------------------------------------------------------------------
