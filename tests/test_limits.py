@@ -1,6 +1,7 @@
 """What one process takes on: rates, sizes, times and numbers of connections, and what the refused are told."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ import pytest
 
 from gateway.errors import SettingError, TooMany
 from gateway.limits import MAX_KNOWN, Limits, Rate, block
-from gateway.settings import load
-from tests.server import GatewayServer, Site
+from gateway.settings import SETTINGS, load
+from tests.server import ROOT, GatewayServer, Site
 
 SHORT = {
     "GATEWAY_HEADER_TIMEOUT": "1",
@@ -350,3 +351,12 @@ def test_bytes_that_are_no_http_are_400_in_the_shape_of_every_error(server: Gate
             connection.sendall(noise)
             status, _, body = answer(connection)
             assert (status, json.loads(body)["error"]["code"]) == (400, "bad_request")
+
+
+def test_the_documented_limits_are_those_in_force() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    rows = [s for s in SETTINGS if s.name.startswith(("max_", "rate_")) or s.name.endswith("_timeout")]
+    for setting in rows:
+        (row,) = [line for line in text.splitlines() if f"`{setting.variable}` |" in line]
+        size = {"max_header": 1024, "max_held": 1024**2}.get(setting.name, 1)
+        assert re.search(rf"\b{setting.default / size:g}\b", row.replace(",", "")), row
