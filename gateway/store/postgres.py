@@ -254,7 +254,7 @@ class PostgresStore(SqlStore):
             except CONFLICTS as error:
                 log.debug("done again: %s", error)
             except AWAY as error:
-                raise Unavailable(f"the database cannot be written now: {error or type(error).__name__}") from error
+                raise _unavailable("written", error) from error
         raise Unavailable("too many others write about the same people now", "send the same request again")
 
     async def _attempt(self, work: Callable[[SqlTransaction], Awaitable[T]], locks: set[Lock]) -> T:
@@ -285,7 +285,7 @@ class PostgresStore(SqlStore):
             async with self._connection() as connection:
                 return [dict(r) for r in await connection.fetch(statement, *arguments)]
         except AWAY as error:
-            raise Unavailable(f"the database cannot be read now: {error or type(error).__name__}") from error
+            raise _unavailable("read", error) from error
 
     async def stream(self, statement: str, *arguments: object) -> AsyncIterator[Record]:
         """Rows of the last commit, a few hundred at a time."""
@@ -294,7 +294,7 @@ class PostgresStore(SqlStore):
                 async for row in connection.cursor(statement, *arguments, prefetch=500):
                     yield dict(row)
         except AWAY as error:
-            raise Unavailable(f"the database cannot be read now: {error or type(error).__name__}") from error
+            raise _unavailable("read", error) from error
 
     async def lease_node(self) -> int:
         """The next number of a sequence, modulo what an id has room for."""
@@ -312,6 +312,12 @@ async def _column_types(connection: Any) -> dict[str, dict[str, str]]:
     for table, column, kind in await connection.fetch(sql):
         types.setdefault(table, {})[column] = kind
     return types
+
+
+def _unavailable(done: str, error: Exception) -> Exception:
+    if isinstance(error, ValueError):
+        return error  # the driver's word for an argument that no column can hold: not the database's fault
+    return Unavailable(f"the database cannot be {done} now: {error or type(error).__name__}")
 
 
 async def _nothing_to_reset(connection: Any) -> None:

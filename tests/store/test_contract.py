@@ -87,6 +87,13 @@ async def test_readers_see_the_last_commit(store):
     assert seen == [0, 1]
 
 
+async def test_a_number_that_no_column_holds_is_the_callers_mistake(store):
+    with pytest.raises((ValueError, OverflowError)):
+        await store.read("select name from sites where site_id = $1", 2**70)
+    with pytest.raises((ValueError, OverflowError)):
+        await save(store, devices=[Device(2**70)])
+
+
 async def test_locking_what_does_not_exist_makes_nobody(store):
     async def work(tx: Transaction) -> None:
         await tx.lock(SITE, {LAPTOP, 999})
