@@ -44,6 +44,7 @@ class Arrived:
     at: int
     actor: str = "page"
     page: Json | None = None
+    server: bool = False
 
 
 @dataclass(slots=True)
@@ -151,7 +152,7 @@ class Inspector:
         if isinstance(request, Operation) or not isinstance(reply, Done):
             self.changed()
             return
-        if request.actor != "page":
+        if isinstance(request, ServerBatch) or request.actor != "page":  # else `pushed` is told, with what was written
             for command, outcome in zip(request.commands, reply.outcomes, strict=False):
                 self._take(self._served(request, reply, command, outcome))
         self.changed()
@@ -161,7 +162,7 @@ class Inspector:
         name = type(command).__name__.lower()
         shown = [name, command.name, msgspec.json.decode(command.data)] if isinstance(command, Track) else [name]
         kept = (command.op_id, shown, [outcome], reply.device_id, request.received_at, command.sent_at)
-        return Arrived(request.site, *kept, actor=request.actor)
+        return Arrived(request.site, *kept, request.actor, server=isinstance(request, ServerBatch))
 
     def _take(self, arrived: Arrived) -> None:
         key = (arrived.site.site_id, arrived.op_id)
@@ -237,7 +238,7 @@ class Report:
             if turn is not None and turn.home not in people:
                 people[turn.home] = summary(await reader.profile(turn.home))
             person = people.get(turn.home) if turn else None
-            event = Reader.event_json(turn, row, a.actor != "page") if row and turn else None
+            event = Reader.event_json(turn, row, a.server) if row and turn else None
             shown[id(a)] = self._good(a, event, person)
         return shown
 
@@ -251,7 +252,7 @@ class Report:
             "page": a.page,
             "outcome": a.outcomes[-1] if a.outcomes else "noop",
             "actor": a.actor,
-            "device_id": str(a.device_id) if a.device_id else None,
+            "device_id": str(a.device_id) if a.device_id and not a.server else None,
             "event": event,
             "rawEvent": {"id": a.op_id, "command": a.command, "page": a.page},
         }

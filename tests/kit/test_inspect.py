@@ -124,6 +124,14 @@ def test_what_servers_send_is_shown_too(gateway: RunningGateway, ask: Ask) -> No
     assert (good["actor"], good["name"], good["person"]["primary"]) == ("server", "Purchased", "42")
 
 
+def test_what_another_systems_client_sends_is_shown_too(gateway: RunningGateway, ask: Ask) -> None:
+    """Also with the public key alone, which has a browser's rights but no browser's device."""
+    for token in (gateway.site.auth_token, gateway.site.api_key):
+        body = {"auth_token": token, "identity": {"id": "42"}, "event_name": "Purchased", "data": {"total": 12}}
+        gateway.call("POST", "/api/v2/events/track", body)
+    assert [(g["name"], g["device_id"]) for g in ask("good", {"person": "42"})] == [("Purchased", None)] * 2
+
+
 def test_people(push: Push, ask: Ask) -> None:
     push(LOGIN)
     push(["track", "Viewed"])
