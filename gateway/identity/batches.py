@@ -28,6 +28,7 @@ from gateway.model import (
     Device,
     Event,
     Fact,
+    Identity,
     IdentityError,
     Key,
     Proof,
@@ -182,7 +183,7 @@ class BatchRun(Run):
         for batch in batches:
             if isinstance(batch, ServerBatch):
                 identity = world.identities.get(batch.key)
-                if identity is None or not identity.server_device:
+                if identity is None or not identity.server_device or self._waits(batch, identity):
                     nodes |= {identity.home} if identity else set()
                 else:
                     upgrade = identity.proof < batch.proof or self._changes(batch, identity.server_device)
@@ -248,7 +249,10 @@ class BatchRun(Run):
         fresh = [c for c in batch.commands if self._time(c.sent_at, batch)[0] > deleted]
         if not fresh or (batch.known_only and batch.key not in self.world.identities):
             return Done(0, ["noop" for _ in batch.commands])
-        device = self._server_device(batch.key, batch.received_at, batch.actor, batch.proof)
+        if self._waits(batch, self.world.identities.get(batch.key)):
+            device = self._claims_device(batch)
+        else:
+            device = self._server_device(batch.key, batch.received_at, batch.actor, batch.proof)
         done = Done(device.device_id, repeated=bool(batch.receipt) and self._received_before(batch))
         for n, command in enumerate(batch.commands):
             at, clamped = self._time(command.sent_at + min(n, 999), batch)
@@ -274,6 +278,23 @@ class BatchRun(Run):
         device = self.world.add_device(Device(self.new_id(), server=True, created_at=self.now), new=True)
         self.devices_changed.add(device.device_id)
         self.decider.login(Op(f"server-{self.new_id()}", at, actor, proof, device.device_id), key)
+        return device
+
+    def _waits(self, batch: ServerBatch, identity: Identity | None) -> bool:
+        """Whether a claim with the public key alone is about somebody who is proven elsewhere (trust strict)."""
+        proven = identity is not None and identity.proof >= Proof.VERIFIED
+        return self.site.trust == "strict" and batch.proof < Proof.VERIFIED and proven
+
+    def _claims_device(self, batch: ServerBatch) -> Device:
+        """Where such claims are kept: on a tentative visitor of their own, which decides nothing."""
+        for visitor in self.world.visitors(self.world.identities[batch.key].home):
+            device = self.world.devices[visitor.device_id]
+            if visitor.tentative and device.server and visitor.claim == batch.key:
+                return device
+        device = self.world.add_device(Device(self.new_id(), server=True, created_at=self.now), new=True)
+        self.devices_changed.add(device.device_id)
+        op = Op(f"claims-{self.new_id()}", batch.received_at, batch.actor, batch.proof, device.device_id)
+        self.decider.login(op, batch.key, wait=True)
         return device
 
     @staticmethod

@@ -105,7 +105,8 @@ def established(facts: Iterable[Fact], servers: dict[int, bool] | None = None) -
                 continue
             identity = found.setdefault(key, Identity(key, fact.homes[n], proof, fact.at))
             identity.proof, identity.since = max(identity.proof, proof), min(identity.since, fact.at)
-            if fact.kind == "login" and servers and servers.get(fact.device_id):
+            serves = fact.kind == "login" and not fact.flags & TENTATIVE
+            if serves and servers and servers.get(fact.device_id):
                 identity.server_device = fact.device_id
     return found
 
@@ -240,7 +241,8 @@ class World:
         for n, proof in mentions(fact)[:1]:
             self._mention(fact, n, proof)
         insort(device.facts, fact, key=lambda f: (f.at, f.seq))
-        if device.server and fact.kind == "login" and (identity := self.identities.get(fact.identities[0] or ("", ""))):
+        serves = device.server and fact.kind == "login" and not fact.flags & TENTATIVE
+        if serves and (identity := self.identities.get(fact.identities[0] or ("", ""))):
             identity.server_device = device.device_id
         token = fact.detail.get("token")
         if token is not None and self._seen(token, device.device_id):
@@ -364,7 +366,7 @@ class World:
         if visitor.claim not in self.identities or (fact.kind == "link" and "named" not in fact.detail):
             fact.detail["named"] = self.seq
             self._mention(fact, 0, fact.proof or Proof.CLAIMED)
-            if device.server:
+            if device.server and not visitor.tentative:
                 self.identities[visitor.claim].server_device = device.device_id  # type: ignore[index]
 
     def _apply_graph(self, fact: Fact) -> None:
