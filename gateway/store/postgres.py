@@ -314,10 +314,8 @@ async def _column_types(connection: Any) -> dict[str, dict[str, str]]:
     return types
 
 
-def _unavailable(done: str, error: Exception) -> Exception:
-    if isinstance(error, ValueError):
-        return error  # the driver's word for an argument that no column can hold: not the database's fault
-    return Unavailable(f"the database cannot be {done} now: {error or type(error).__name__}")
+def _unavailable(done: str, error: Exception) -> Unavailable:
+    return Unavailable(f"the database cannot be {done} now: {str(error) or type(error).__name__}")
 
 
 async def _nothing_to_reset(connection: Any) -> None:
