@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.bulk import merges, people
+from gateway.bulk.export import Export, cell
 from gateway.bulk.people import Import, columns_of, entry_of
 from gateway.bulk.table import Row, delimiter_of, read_table
 from gateway.check import check_site
+from gateway.cli import main
 from gateway.commands import identity
 from gateway.errors import BadRequest
 from gateway.exports import Whole
@@ -35,32 +41,57 @@ lines",Linz
 """
 
 
+@dataclass
+class Done:
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 class Shell:
-    """Runs `gateway …` on a database of its own."""
+    """Runs `gateway …` on a database of its own: in this process, which is quick, or in one of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
+        self.database = f"sqlite:///{folder / 'gateway.db'}"
+        patch.setenv("GATEWAY_DATABASE", self.database)
+        patch.chdir(folder)
+        self.patch = patch
 
-    def __call__(self, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-        env = gateway_environment() | {"GATEWAY_DATABASE": f"sqlite:///{self.folder / 'gateway.db'}"}
+    def __call__(self, *arguments: str, typed: str = "") -> Done:
+        streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
+        with self.patch.context() as patch:
+            patch.setattr(sys, "argv", ["gateway", *arguments])
+            patch.setattr(sys, "stdin", io.StringIO(typed))
+            with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+                try:
+                    main()
+                    code = 0
+                except SystemExit as ended:
+                    code = int(ended.code or 0)
+        out, err = (s.buffer.getvalue().decode() for s in streams)
+        return Done(code, out, err)
+
+    def process(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        env = gateway_environment() | {"GATEWAY_DATABASE": self.database}
         command = [sys.executable, "-m", "gateway", *arguments]
-        return subprocess.run(
-            command, cwd=self.folder, env=env, input=typed, capture_output=True, text=True, timeout=60
-        )
+        return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=60)
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         done = self(*arguments, "--json")
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
-    def write(self, name: str, text: str, encoding: str = "utf-8") -> str:
-        (self.folder / name).write_text(text, encoding=encoding)
+    def write(self, name: str, text: str) -> str:
+        (self.folder / name).write_text(text, encoding="utf-8")
         return name
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Shell:
-    shell = Shell(tmp_path)
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    shell = Shell(tmp_path, monkeypatch)
     assert shell("site", "create", "shop").returncode == 0
     return shell
 
@@ -174,7 +205,7 @@ def test_import_as_a_user_meets_it(gateway: Shell) -> None:
     done = gateway.json("import", "shop", "people.csv", code=1)
     assert (done["rows"], done["imported"], done["failed"]) == (6, 4, 2)
     assert [e["line"] for e in done["errors"]] == [5, 8]
-    again = gateway("import", "shop", "people.csv")
+    again = gateway.process("import", "shop", "people.csv")
     assert "finished before" in again.stdout
     assert again.returncode == 1
     assert gateway.json("export", "shop", "person", "44")["profile"]["properties"] == {
@@ -298,3 +329,88 @@ def test_a_rule_chooses_one_or_says_why_not() -> None:
 def test_a_batch_has_a_plain_name(name: str) -> None:
     with pytest.raises(BadRequest):
         merges.check_batch(name)
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_export_holds_everybody_and_goes_on_where_it_stopped(driver: Driver) -> None:
+    for n in range(4):
+        await driver.server_push(f"p{n}", ["user", {"id": f"p{n}", "plan": f"plan {n}"}], f"u{n}", time.time())
+        await driver.server_push(f"p{n}", ["track", "Paid", {"total": n}], f"t{n}", time.time())
+    await driver.push("d:1", ["track", "Landed"], "x", time.time())
+    export = Export(driver.gateway, driver.site)
+    people = [line async for line in export.people(0)]
+    assert [p["id"] for _, p in people] == ["p0", "p1", "p2", "p3", None]
+    assert people[2][1]["properties"] == {"plan": "plan 2"}
+    assert [p["events"] for _, p in people] == [1] * 5
+    assert [p["id"] async for _, p in export.people(people[1][0])] == ["p2", "p3", None]
+    events = [line async for line in export.events(0)]
+    assert [(e["name"], e["id"]) for _, e in events[:2]] == [("Paid", "p0"), ("Paid", "p1")]
+    assert events[0][1]["device_id"] is None
+    assert events[4][1]["device_id"] is not None
+    assert events[1][1]["data"] == {"total": 1}
+    assert [e["message_id"] async for _, e in export.events(events[2][0])] == ["t3", "x"]
+    assert await export.property_names() == ["plan"]
+
+
+def test_export_as_a_user_meets_it(gateway: Shell) -> None:
+    gateway.write("people.csv", "id,email,events\n42,bob@x.io,=1+1\n43,köln@x.io,\n")
+    gateway("import", "shop", "people.csv")
+    done = gateway("export", "shop", "people")
+    rows = list(csv.DictReader(io.StringIO(done.stdout, newline="")))
+    assert [(r["id"], r["email"], r["events"], r["properties.events"]) for r in rows] == [
+        ("42", "bob@x.io", "0", "'=1+1"),
+        ("43", "köln@x.io", "0", ""),
+    ]
+    cursor = done.stderr.split("--after ")[1].strip()
+    assert (gateway("export", "shop", "people", "--after", cursor).stdout, cursor.isdigit()) == ("", True)
+    gateway("export", "shop", "people", "--format", "jsonl", "--output", "people.jsonl")
+    lines = [json.loads(line) for line in (gateway.folder / "people.jsonl").read_text("utf-8").splitlines()]
+    assert lines[0]["properties"] == {"email": "bob@x.io", "events": "=1+1"}
+    assert gateway("export", "shop", "events").stdout.startswith("event_id,name,")
+    assert "nobody has the id" in gateway("export", "shop", "person", "99").stderr
+    assert "no cursor" in gateway("export", "shop", "people", "--after", "x").stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("=cmd()", "'=cmd()"), ("@x", "'@x"), ("-1", "-1"), ("+49 30 123", "+49 30 123"), (None, ""), (True, "true")],
+)
+def test_no_cell_is_a_formula(value: object, shown: str) -> None:
+    assert cell(value) == shown
+
+
+# --- erase ------------------------------------------------------------------------------------------------------------
+
+
+def test_erase_as_a_user_meets_it(gateway: Shell) -> None:
+    gateway.write("people.csv", "id,email\n42,bob@secret.example\n43,adam@secret.example\n44,mia@x.io\n")
+    gateway("import", "shop", "people.csv")
+    gateway.write("list.txt", "id\n42\n43\nnobody\n")
+    backup = (gateway.folder / "gateway.db").read_bytes()
+    assert gateway.json("erase", "shop", "list.txt", "--dry-run") == {"asked": 3, "found": 2}
+    refused = gateway("erase", "shop", "list.txt", typed="yes\n")
+    assert (refused.returncode, "nobody was erased" in refused.stderr) == (1, True)
+    done = gateway("erase", "shop", "list.txt", "--receipt", "receipt.json", typed="shop\n")
+    assert "2 deleted" in done.stdout
+    receipt = json.loads((gateway.folder / "receipt.json").read_text())
+    assert receipt["outcomes"] == {"deleted": 2, "not_found": 1}
+    assert "secret.example" not in json.dumps(receipt)
+    assert b"secret.example" not in b"".join(f.read_bytes() for f in gateway.folder.glob("gateway.db*"))
+    assert "nobody has the id" in gateway("export", "shop", "person", "42").stderr
+
+    (gateway.folder / "gateway.db").write_bytes(backup)
+    again = gateway.json("erase", "shop", "--again", "receipt.json", "--yes")
+    assert again["outcomes"] == {"deleted": 2}
+    assert gateway.json("export", "shop", "person", "44")["profile"]["primary"] == "44"
+    forged = receipt | {"people": []}
+    gateway.write("forged.json", json.dumps(forged))
+    assert "not a receipt" in gateway("erase", "shop", "--again", "forged.json", "--yes").stderr
+
+
+def test_a_list_with_a_bad_id_erases_nobody(gateway: Shell) -> None:
+    gateway.write("people.csv", "id\n42\n")
+    gateway("import", "shop", "people.csv")
+    assert "nobody was erased" in gateway("erase", "shop", "42", "undefined", "--yes").stderr
+    assert gateway.json("export", "shop", "person", "42")["profile"]["primary"] == "42"

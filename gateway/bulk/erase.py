@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +42,7 @@ class Receipt:
     site_id: str
     begun_at: str | None
     people: list[Erased] = field(default_factory=list)
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, int] = field(default_factory=dict)
 
 
 def names_in(path: Path) -> list[str]:
@@ -85,7 +84,7 @@ async def erase(
             erased.deleted = answer.extra.get("deleted", {})
             erased.identities = sorted(value_hash(site.site_id, i.key) for i in held)
         receipt.people.append(erased)
-        receipt.outcomes[erased.outcome] += 1
+        receipt.outcomes[erased.outcome] = receipt.outcomes.get(erased.outcome, 0) + 1
         hear(erased)
     return receipt
 
