@@ -2,9 +2,12 @@
 
 import json
 import string
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from gateway.signing import (
     read_link_token,
 )
 from tests.driver import Driver, driving
+from tests.server import gateway_environment
 
 COMMANDS = (
     "track", "trackPageview", "user", "reidentify", "tags", "unsubscribe", "resubscribe", "logout", "reset", "verify",
@@ -99,14 +103,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory, postgres: Any) -> Iterator[Pa
     databases: list[str | Path] = [tmp_path_factory.mktemp("hostile"), postgres.emptied()]
     with start_blocking_portal() as portal:
         stack = AsyncExitStack()
-        drivers = [portal.call(stack.enter_async_context, driving(d, **NO_LIMITS)) for d in databases]
+        drivers = [portal.call(stack.enter_async_context, driving(d)) for d in databases]
         yield Pair(portal, drivers)
         for driver in drivers:
             portal.call(driver.check_refold)
         portal.call(stack.aclose)
 
 
-NO_LIMITS: dict[str, Any] = {}
 usual = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 long = settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -327,3 +330,32 @@ def test_identity_tokens_of_another_algorithm_are_refused(algorithm: str) -> Non
     key = None if algorithm == "none" else site.secret_keys[-1]
     with pytest.raises(BadToken):
         read_identity_token(site, jwt.encode(claims, key, algorithm=algorithm))
+
+
+# --- guided by coverage -----------------------------------------------------------------------------------------------
+
+
+def fuzz(folder: Path, seconds: int) -> None:
+    """Runs fuzz_decode.py so long; it stops at the first input that is a bug, and prints it."""
+    if not find_spec("atheris"):
+        pytest.skip("needs atheris, which has no build for this machine")
+    program = Path(__file__).with_name("fuzz_decode.py")
+    limits = [
+        f"-max_total_time={seconds}",
+        "-max_len=4096",
+        "-timeout=10",
+        "-rss_limit_mb=1024",
+        "-print_final_stats=1",
+    ]
+    command = [sys.executable, str(program), str(folder), *limits, f"-artifact_prefix={folder}/"]
+    done = subprocess.run(command, env=gateway_environment(), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_bytes_guided_by_coverage_are_refused_or_understood(tmp_path: Path) -> None:
+    fuzz(tmp_path, 5)
+
+
+@pytest.mark.slow
+def test_bytes_guided_by_coverage_for_five_minutes(tmp_path: Path) -> None:
+    fuzz(tmp_path, 300)
