@@ -350,8 +350,8 @@ def erase_people(
     if as_json and not (yes or dry_run):
         raise BadRequest("a script cannot be asked", "add --yes or --dry-run")
     target = receipt or Path(erase.file_name())
-    if target.exists():
-        raise BadRequest(f"{target} exists", "choose another --receipt")
+    if target.exists() or not target.absolute().parent.is_dir():
+        raise BadRequest(f"the receipt cannot be written to {target}", "choose another --receipt, in a folder there is")
 
     async def work(gateway: Gateway) -> dict[str, Any] | None:
         named = await site_named(gateway, site)
@@ -368,8 +368,13 @@ def erase_people(
             typed = typer.prompt(f"{plan['found']} people will be gone for good. Type the site's name to erase them")
             if typed != named.name:
                 raise BadRequest("that is not the site's name", "nobody was erased")
-        done = erase.signed(gateway, await erase.erase(gateway, named, keys))
-        target.write_bytes(msgspec.json.format(msgspec.json.encode(done), indent=2))
+        made = erase.begun(named)
+        with target.open("xb") as file:  # before anybody is gone: it must be possible to say who
+            try:
+                await erase.erase(gateway, named, keys, made)
+            finally:
+                done = erase.signed(gateway, made)
+                file.write(msgspec.json.format(msgspec.json.encode(done), indent=2))
         return done
 
     done = with_gateway(load(database=database), work)

@@ -16,15 +16,16 @@ from typing import Any
 
 import pytest
 
-from gateway.bulk import merges, people
+from gateway.bulk import erase, merges, people
 from gateway.bulk.export import Export, cell
 from gateway.bulk.people import Import, columns_of, entry_of
 from gateway.bulk.table import Row, delimiter_of, read_table
 from gateway.check import check_site
 from gateway.cli import main
 from gateway.commands import identity
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, Unavailable
 from gateway.exports import Whole
+from gateway.identity.requests import Operation
 from gateway.model import Identity, Proof
 from tests.driver import Driver, driving
 from tests.server import gateway_environment
@@ -290,6 +291,47 @@ def test_merge_as_a_user_meets_it(gateway: Shell) -> None:
     assert gateway.json("check")["ok"]
     assert "no batch" in gateway("merge", "shop", "--undo", "nope").stderr
     assert "old and new" in gateway("merge", "shop", "people.csv").stderr
+
+
+async def test_a_batch_is_undone_whole_and_no_other_with_it(driver: Driver, tmp_path: Path) -> None:
+    for name in ("1", "2", "3", "4", "5"):
+        await driver.server_push(name, ["user", {"id": name, "plan": name}], f"u{name}", time.time())
+    (tmp_path / "a.csv").write_text("old,new\n1,2\n2,3\n")
+    (tmp_path / "b.csv").write_text("old,new\n5,4\n")
+    heard: list[merges.Result] = []
+    context = (driver.gateway, driver.site)
+    planned = await merges.merge_file(*context, read_table(tmp_path / "a.csv"), "a", heard.append, dry_run=True)
+    assert await properties(driver, "1") == {"plan": "1"}
+    await merges.merge_file(*context, read_table(tmp_path / "a.csv"), "a", heard.append)
+    await merges.merge_file(*context, read_table(tmp_path / "b.csv"), "a-1", heard.append)
+    assert [r.outcome for r in heard] == ["merged"] * 5
+    assert planned.outcomes == {"merged": 2}
+    assert await properties(driver, "1") == {"plan": "3"}
+    undone = await merges.undo_batch(*context, "a", heard.append)
+    assert undone.outcomes == {"undone": 2}
+    assert [await properties(driver, n) for n in ("1", "2", "3")] == [{"plan": n} for n in ("1", "2", "3")]
+    assert await properties(driver, "4") == await properties(driver, "5") == {"plan": "5"}
+    assert (await merges.undo_batch(*context, "a", heard.append)).outcomes == {}
+    assert await check_site(driver.gateway.store, driver.site) == []
+
+
+async def test_what_was_erased_is_on_the_receipt_even_if_it_breaks_off(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("1", "2"):
+        await driver.server_push(name, ["user", {"id": name}], f"u{name}", time.time())
+    receipt = erase.begun(driver.site)
+    run = driver.gateway.writer.operation
+
+    async def full(operation: Operation) -> Any:
+        if operation.people[0].key == ("id", "2"):
+            raise Unavailable("the disk is full")
+        return await run(operation)
+
+    monkeypatch.setattr(driver.gateway.writer, "operation", full, raising=False)
+    with pytest.raises(Unavailable):
+        await erase.erase(driver.gateway, driver.site, erase.keys_of(["1", "2"]), receipt)
+    assert receipt.outcomes == {"deleted": 1}
 
 
 # --- duplicates -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,16 @@ def keys_of(names: Iterable[str]) -> list[Key]:
     return list(found)
 
 
-async def erase(
-    gateway: Gateway, site: Site, keys: Sequence[Key], hear: Callable[[Erased], object] = lambda erased: None
-) -> Receipt:
-    """Erases the people that have any of the identities, one after the other. Raises Unavailable."""
-    receipt = Receipt(site.name, str(site.site_id), iso(now()))
+def begun(site: Site) -> Receipt:
+    """An empty receipt."""
+    return Receipt(site.name, str(site.site_id), iso(now()))
+
+
+async def erase(gateway: Gateway, site: Site, keys: Sequence[Key], receipt: Receipt) -> None:
+    """Erases the people that have any of the identities, one after the other; the receipt says whom so far.
+
+    Raises Unavailable if the database cannot be written.
+    """
     exports = Exports(gateway, site)
     for key in keys:
         root = (await exports.roots_of({key})).get(key)
@@ -85,8 +90,6 @@ async def erase(
             erased.identities = sorted(value_hash(site.site_id, i.key) for i in held)
         receipt.people.append(erased)
         receipt.outcomes[erased.outcome] = receipt.outcomes.get(erased.outcome, 0) + 1
-        hear(erased)
-    return receipt
 
 
 async def keys_again(gateway: Gateway, site: Site, receipt: Receipt) -> list[Key]:
