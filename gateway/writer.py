@@ -130,8 +130,14 @@ class Writer:
                 if not waiting.answer.done():
                     waiting.answer.set_result(reply)
                 self.tally.durable(waiting.request, reply)
-                for listener in self.listeners:
-                    listener(waiting.request, reply)
+                self._tell(waiting.request, reply)
+
+    def _tell(self, request: Request, reply: Reply) -> None:
+        for listener in self.listeners:
+            try:
+                listener(request, reply)
+            except Exception:  # what was committed stays committed, and the next group waits
+                log.exception("a listener failed")
 
     async def _forget(self) -> None:
         """Before a deletion is answered, the deleted values are gone from the files, too."""

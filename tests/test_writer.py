@@ -1,0 +1,84 @@
+"""Group commit: what waits together is committed together, and nobody pays for a neighbour."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import Unavailable
+from gateway.identity.engine import Engine, Reply, Request
+from gateway.store.base import Transaction
+from tests.driver import Driver, driving
+
+
+@pytest.fixture
+async def driver(tmp_path: Path) -> AsyncIterator[Driver]:
+    async with driving(tmp_path) as driver:
+        yield driver
+
+
+def groups_of(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of each group that is decided from now on."""
+    sizes: list[int] = []
+    run = Engine.run
+
+    async def counted(self: Engine, tx: Transaction, requests: Any) -> list[Reply]:
+        sizes.append(len(requests))
+        return await run(self, tx, requests)
+
+    monkeypatch.setattr(Engine, "run", counted)
+    return sizes
+
+
+async def push(driver: Driver, n: int) -> str:
+    return await driver.push(f"d{n}", ["track", "Landed"], f"op{n}", time.time())
+
+
+async def test_requests_that_wait_together_share_a_transaction(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = groups_of(driver, monkeypatch)
+    await asyncio.gather(*(push(driver, n) for n in range(40)))
+    assert sum(sizes) == 40
+    assert len(sizes) < 20
+    assert len(await driver.profiles()) == 40
+
+
+@pytest.mark.gateway_errors_expected
+async def test_one_bad_request_costs_only_itself(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Engine.run
+
+    async def poisoned(self: Engine, tx: Transaction, requests: list[Request]) -> list[Reply]:
+        if any(c.op_id == "op7" for r in requests for c in getattr(r, "commands", ())):
+            raise RuntimeError("a bug")
+        return await run(self, tx, requests)
+
+    monkeypatch.setattr(Engine, "run", poisoned)
+    done = await asyncio.gather(*(push(driver, n) for n in range(20)), return_exceptions=True)
+    assert sum(isinstance(d, AssertionError) for d in done) == 1
+    assert len(await driver.profiles()) == 19
+
+
+@pytest.mark.gateway_errors_expected
+async def test_a_listener_that_fails_stops_nobody(driver: Driver) -> None:
+    def fails(request: Request, reply: Reply) -> None:
+        raise RuntimeError("a bug")
+
+    driver.gateway.writer.listeners.append(fails)
+    await push(driver, 1)
+    await push(driver, 2)
+    assert len(await driver.profiles()) == 2
+
+
+async def test_what_waits_when_the_gateway_stops_is_committed_first(driver: Driver) -> None:
+    waiting = [asyncio.create_task(push(driver, n)) for n in range(10)]
+    while len(driver.gateway.writer._queue) < 10:  # noqa: ASYNC110  (there is nothing to wait on)
+        await asyncio.sleep(0)
+    await driver.gateway.writer.close()
+    await asyncio.gather(*waiting)
+    with pytest.raises(Unavailable):
+        await driver.gateway.writer._submit(None)
+    assert len(await driver.profiles()) == 10
