@@ -177,7 +177,7 @@ class Application:
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         guard = Guard(self.settings)
-        scope["state"]["guard"] = guard  # uvicorn hands it to every connection
+        scope.setdefault("state", {})["guard"] = guard  # uvicorn hands it to every connection
         guard.start()
         try:
             async with self._served() as self.app:

@@ -99,7 +99,7 @@ def cut(folder: Path, messages: int, cuts: int) -> None:
 
 
 def test_what_was_acknowledged_survives_a_loss_of_power(tmp_path: Path) -> None:
-    cut(tmp_path, messages=400, cuts=30)
+    cut(tmp_path, messages=250, cuts=20)
 
 
 @pytest.mark.slow
