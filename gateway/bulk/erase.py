@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,4 +133,4 @@ def digest(data: dict[str, Any]) -> str:
 
 def file_name() -> str:
     """Where a receipt is written unless it is told."""
-    return f"erasure-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    return f"erasure-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.json"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,9 +25,11 @@ from gateway.identity.requests import ServerBatch, Writes
 from gateway.model import Key, Site, now
 
 CHUNK = 500
-AT_ONCE = 4
+"""Rows that are under way at once, and so share a commit."""
+PAUSE = 0.03
+"""Seconds between commits: a gateway that serves pages from the same file gets its turn, and no page waits for long."""
 SAVED_EVERY = 20
-"""Chunks: how many are under way at once, and after how many it is noted how far the import has come."""
+"""Chunks after which it is noted how far the import has come."""
 MAX_ERRORS = 100
 
 
@@ -199,26 +200,15 @@ class Import:
         return self.report
 
     async def _all(self, tell: Callable[[int, int], object]) -> None:
-        waiting: deque[asyncio.Task[int]] = deque()
         await self._save()  # the time of the first run is the time of the rows
-        try:
-            for number, chunk in enumerate(chunks(self.table.rows(self.state.line)), 1):
-                waiting.append(asyncio.create_task(self._chunk(chunk)))
-                if len(waiting) >= AT_ONCE:
-                    self.state.imported += await waiting.popleft()
-                self.state.rows += len(chunk)
-                tell(self.state.rows, self.table.position)
-                if number % SAVED_EVERY == 0:
-                    await self._drain(waiting)
-                    self.state.line = chunk[-1].line
-                    await self._save()
-            await self._drain(waiting)
-        finally:
-            await asyncio.gather(*waiting, return_exceptions=True)
-
-    async def _drain(self, waiting: deque[asyncio.Task[int]]) -> None:
-        while waiting:
-            self.state.imported += await waiting.popleft()
+        for number, chunk in enumerate(chunks(self.table.rows(self.state.line)), 1):
+            self.state.imported += await self._chunk(chunk)
+            self.state.rows += len(chunk)
+            self.state.line = chunk[-1].line
+            tell(self.state.rows, self.table.position)
+            if number % SAVED_EVERY == 0:
+                await self._save()
+            await asyncio.sleep(PAUSE)
 
     async def _save(self) -> None:
         """Notes how far it has come; nothing may be under way, for there is one writer."""
