@@ -185,6 +185,7 @@ class Visitor:
     proof: Proof | None = None
     tentative: bool = False
     claim_seq: int = 0
+    claim_at: int = 0
     first_seen: int | None = None
     last_seen: int | None = None
     events: int = 0

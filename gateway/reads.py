@@ -115,7 +115,7 @@ class Reader:
             " where v.site_id = $1 and v.home = any($2) order by coalesce(v.first_seen, v.started_at), v.visitor_id"
         )
         rows = [list(r.values()) for r in await self.store.read(sql, self.site_id, list(nodes))]
-        return [visitor_from(r) for r in rows], {r[1] for r in rows if r[13]}
+        return [visitor_from(r) for r in rows], {r[1] for r in rows if r[14]}
 
     @staticmethod
     def _visitor(v: Visitor, server: bool) -> Json:

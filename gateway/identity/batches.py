@@ -189,18 +189,19 @@ class BatchRun(Run):
                     upgrade = identity.proof < batch.proof or self._changes(batch, identity.server_device)
                     devices |= {identity.server_device} if upgrade else set()
                 keys = {k for c in batch.commands for k in self._keys(c)}
-                nodes |= {world.identities[k].home for k in keys if k in world.identities}
+                nodes |= {world.home_of(k) for k in keys}
                 continue
             if batch.other_device and batch.other_device != batch.device_id:
                 devices |= {batch.device_id, batch.other_device}
             if self._changes(batch, batch.device_id):
                 devices.add(batch.device_id)
                 keys = {k for c in batch.commands for k in self._keys(c)}
-                nodes |= {world.identities[k].home for k in keys if k in world.identities}
+                nodes |= {world.home_of(k) for k in keys}
             for command in batch.commands:
                 if isinstance(command, Writes) and command.target in world.identities:
                     identity = world.identities[command.target]
                     nodes |= {identity.home} if not identity.server_device else set()
+        await self._idle(batches)
         await loader.complete(devices)
         await loader.components(nodes)
         tokens = {c.token for b in batches for c in b.commands if isinstance(c, Link) and c.token}
@@ -209,6 +210,19 @@ class BatchRun(Run):
         if crowd:
             await loader.devices(crowd, -1)
             await loader.complete(crowd)
+
+    async def _idle(self, batches: Sequence[Batch | ServerBatch]) -> None:
+        """Loads what changed nothing when it came, for batches that say now what happened before it."""
+        for batch in batches:
+            said = [c for c in batch.commands if isinstance(c, (Login, Link, Logout, Reidentify))]
+            device = self.world.devices[batch.device_id] if isinstance(batch, Batch) else None
+            if device is None or not said:
+                continue
+            since = min(self._time(c.sent_at + device.clock_offset, batch)[0] for c in said)
+            if any((v.last_seen or 0) > since for v in device.turns):
+                facts = await self.tx.idle_facts(self.site.site_id, [device.device_id], since)
+                facts = [self.loader.facts.setdefault(f.seq, f) for f in facts]
+                self.decider.idle[device.device_id] = facts
 
     def _changes(self, batch: Batch | ServerBatch, device_id: int) -> bool:
         """Whether a batch may change who is who: it holds an identity command that is not a plain repetition."""
@@ -433,10 +447,11 @@ class BatchRun(Run):
 
     @staticmethod
     def _cleared(relative: Relative, written: Sequence[Write]) -> list[Write]:
-        if relative.row[2] != "null":
+        if relative.row[2] != "null" or not written:
             return []
-        holding = {w.device_id for w in written}
-        return [Write(d, "set", relative.row[1], relative.at, relative.op_id, "null") for d in sorted(holding)]
+        devices = sorted({v.device_id for v in relative.visitors} | {relative.device_id})
+        value = msgspec.json.encode(devices).decode()
+        return [Write(relative.device_id, "clear", relative.row[1], relative.at, relative.op_id, value)]
 
     @staticmethod
     def _changed(relative: Relative, before: Sequence[Write]) -> list[Write]:

@@ -6,6 +6,7 @@ Every decision becomes a fact that the world folds at once; the caller saves wha
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,8 @@ class Decider:
         self.deleted: list[Visitor] = []
         self.deleted_nodes: set[int] = set()
         self.tombstones: list[str] = []
+        self.idle: defaultdict[int, list[Fact]] = defaultdict(list)
+        self.woken: set[int] = set()
 
     # --- what a device does -----------------------------------------------------------------------------------
 
@@ -161,7 +164,8 @@ class Decider:
         device = self.world.devices[op.device_id]
         turn = rules.turn_at(device.turns, op.at)
         if turn is None or turn.claim is None:
-            return self._inert(op, "logout", "noop", [])
+            reason = "older than the deletion of this person" if turn is None else None
+            return self._inert(op, "logout", "noop", [], reason=reason)
         fact = self._fact(op, "logout", [])
         fact.outcome = "switched"
         self._record(fact)
@@ -182,6 +186,8 @@ class Decider:
         turn = rules.turn_at(device.turns, op.at)
         if turn is None:
             return self._inert(op, "reidentify", "noop", [new, old], reason="older than the deletion of this person")
+        if new == old:
+            return self._inert(op, "reidentify", "noop", [new, old], reason="one id twice", node=turn.home)
         if old is None and not blocked:
             old = turn.claim
         target, source = world.identities.get(new), world.identities.get(old) if old else None
@@ -355,7 +361,7 @@ class Decider:
         if theirs.known:
             mine, theirs = theirs, mine
         if not theirs.tentative and world.root(mine.home) != world.root(theirs.home):
-            self.merge(op, mine.home, theirs.home)
+            self.merge(op, world.node_of(mine), theirs.home)
 
     def _refusal(self, fact: Fact, target: int, source: int, *, force: bool) -> Answer | None:
         world = self.world
@@ -582,6 +588,28 @@ class Decider:
     def _record(self, fact: Fact) -> None:
         self.facts.append(fact)
         self.world.apply(fact)
+        if fact.device_id and self.idle[fact.device_id]:
+            self._wake(self.world.devices[fact.device_id], fact)
+
+    def _wake(self, device: Device, late: Fact) -> None:
+        """What changed nothing when it came counts after all, if a fact that arrived late lets it change something."""
+        for fact in sorted(self.idle[device.device_id], key=lambda f: (f.at, f.seq)):
+            if fact.inert and fact.at >= late.at and self._would_change(device, fact):
+                fact.inert = False
+                fact.detail["named"] = late.seq
+                self.world.apply(fact)
+                fact.outcome = "attached" if fact.kind != "link" else "tentative"
+                self.woken.add(fact.seq)
+
+    def _would_change(self, device: Device, fact: Fact) -> bool:
+        turn = rules.turn_at(device.turns, fact.at)
+        if turn is None:
+            return False
+        if fact.kind == "logout":
+            return turn.claim is not None
+        if fact.kind == "link":
+            return not turn.known and (turn.home != fact.homes[0] or (turn.proof or 0) < (fact.proof or 0))
+        return fact.identities[0] in self.world.identities and not (turn.known and turn.home == fact.homes[0])
 
     def _inert(
         self,
@@ -601,6 +629,10 @@ class Decider:
         fact.request_hash = op.request_hash
         fact.inert = True
         self.facts.append(fact)
+        if op.device_id and outcome not in ("ghost", "tentative") and (kind == "logout" or identities) and not reason:
+            fact.homes = [self.world.home_of(k) if k else 0 for k in identities]
+            fact.visitor_id = self.new_id()
+            self.idle[op.device_id].append(fact)
         return Answer(op.op_id, outcome, node)
 
     def _pin_join(self, fact: Fact, outcome: str) -> str:

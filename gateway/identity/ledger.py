@@ -52,21 +52,28 @@ class Edge:
 def mentions(fact: Fact) -> list[tuple[int, Proof]]:
     """Which of a fact's identities exist because of it, and how well it proves them: (position, proof).
 
-    A link names somebody only once it took hold; what stayed a ghost names nobody.
+    What stayed a ghost names nobody. A link names somebody only as long as a visitor is held by it: see `only_linked`.
     """
     proof = fact.proof or Proof.CLAIMED
     said = fact.kind in ("login", "reidentify") and fact.device_id != SERVER_DEVICE and not fact.flags & GHOST
     found: list[int] = []
     if fact.kind == "merge":
-        found, proof = [0, 1], Proof.LINK_RAW
+        found, proof = [0, 1], Proof.CLAIMED
     elif fact.kind == "reidentify" and fact.detail.get("join") in JOINED:
         found = [0, 1]
-    elif said or (fact.kind == "link" and "named" in fact.detail):
-        found = [0]
-    elif fact.kind == "reidentify" and fact.outcome == "held":
+    elif said or (fact.kind == "reidentify" and fact.outcome == "held"):
         found = [0]  # what waits is between two profiles that exist
     names = fact.identities
     return [(n, proof) for n in found if n < len(names) and (key := names[n]) is not None and key[0] != GONE]
+
+
+def only_linked(key: Key, home: int, visitors: Iterable[Visitor]) -> Identity | None:
+    """The identity that links alone give, None if no visitor is held by one (any more)."""
+    holders = [v for v in visitors if v.claim == key]
+    if not holders:
+        return None
+    proof = max(v.proof or Proof.LINK_RAW for v in holders)
+    return Identity(key, home, proof, min(v.claim_at for v in holders))
 
 
 def release(fact: Fact, device_id: int) -> Release | None:
@@ -96,8 +103,6 @@ def established(facts: Iterable[Fact], servers: dict[int, bool] | None = None) -
     for seq, _, fact in sorted(steps, key=lambda s: s[:2]):
         for kind, value, _ in fact.detail.get("dropped", ()):
             found.pop((kind, value), None)
-        if fact.kind == "link" and fact.detail.get("named") != seq:
-            continue
         for n, proof in mentions(fact):
             key = fact.identities[n]
             assert key is not None
@@ -178,6 +183,10 @@ class World:
         """The profile id that a value was given when it was first named, 0 if it never was."""
         identity = self.identities.get(key)
         return identity.home if identity else self.homes.get(key, 0)
+
+    def node_of(self, turn: Visitor) -> int:
+        """The profile id that stands for who is on a device: a link decides nothing that would outlast it."""
+        return turn.visitor_id if turn.tentative else turn.home
 
     def releases(self, device_id: int) -> list[Release]:
         """What took this device off a profile."""
@@ -262,10 +271,10 @@ class World:
         """The n-th identity of a fact, made if it is new; its proof becomes the best that any fact gave it."""
         key = fact.identities[n]
         assert key is not None
-        if self.core is not None and fact.homes[n] not in self.core:
+        if self._is_outside(fact.homes[n]):
             return
         identity = self.identities.get(key)
-        if identity is None:
+        if identity is None or identity.proof < Proof.CLAIMED:
             identity = Identity(key, fact.homes[n], proof, fact.at)
             self.add_identity(identity)
         else:
@@ -279,12 +288,12 @@ class World:
         identity = self.identities.get(key) if key else None
         if key is None or key[0] == GONE:
             return fact.flags
-        kept = fact.flags & (GHOST | TENTATIVE) if self._outside(fact) else 0
+        kept = fact.flags & (GHOST | TENTATIVE) if self._is_outside(fact.homes[0]) else 0
         if turn is None:
             return kept
         flags = kept
         apart = None if turn.known else self._known_apart(turn)
-        if identity is not None and not self._outside(fact):
+        if identity is not None and not self._is_outside(fact.homes[0]):
             full = len(self.browsers(identity.home)) >= self.site.device_cap
             here = any(v.device_id == device.device_id and not v.tentative for v in self.visitors(identity.home))
             if full and not here and not device.server:
@@ -297,8 +306,9 @@ class World:
             flags |= IGNORED
         return flags
 
-    def _outside(self, fact: Fact) -> bool:
-        return self.core is not None and fact.homes[0] not in self.core
+    def _is_outside(self, home: int) -> bool:
+        """Whether an identity is none of those that are decided again."""
+        return self.core is not None and home not in self.core
 
     def _known_apart(self, turn: Visitor) -> set[int] | None:
         """The component of an unclaimed visitor without its own claim, if somebody is known there by a merge."""
@@ -326,6 +336,7 @@ class World:
         releases = self.releases(device.device_id)
         turns = rules.cut(device.device_id, device.facts, releases, device.erasures, frozenset(self.void))
         before = {v.visitor_id: v for v in device.turns}
+        claims = {(v.visitor_id, v.claim, v.home, v.claim_seq) for v in device.turns if v.claim}
         concerned: set[int] = set()
         for visitor in turns:
             old = before.pop(visitor.visitor_id, None)
@@ -340,7 +351,28 @@ class World:
             concerned |= self.component(gone.home) | self.component(gone.visitor_id)
             self._displace(gone)
         device.turns = turns
+        claims ^= {(v.visitor_id, v.claim, v.home, v.claim_seq) for v in turns if v.claim}
+        self.settle((claim, home) for _, claim, home, _ in claims)
         self._regroup(concerned)
+
+    def settle(self, claims: Iterable[tuple[Key, int]]) -> None:
+        """Identities that are known from links alone come and go with the visitors held by these links."""
+        for key, home in sorted(set(claims)):
+            identity = self.identities.get(key)
+            if (identity and identity.proof >= Proof.CLAIMED) or self._is_outside(home):
+                continue
+            linked = only_linked(key, home, self.at_home[home].values())
+            if linked is not None:
+                self.add_identity(linked)
+            elif identity is not None:
+                self.forget(identity)
+            self.touched.add(home)
+
+    def forget(self, identity: Identity) -> None:
+        """An identity that is no more; its value keeps the profile id."""
+        del self.identities[identity.key]
+        self.named[identity.home].discard(identity.key)
+        self.homes[identity.key] = identity.home
 
     def _replace(self, device: Device, old: Visitor | None, new: Visitor) -> set[int]:
         """Puts a visitor in the place of its former self; returns the nodes to join again if its claim changed."""
@@ -359,15 +391,14 @@ class World:
         return concerned
 
     def _name(self, device: Device, visitor: Visitor) -> None:
-        """A claim that took hold names its person, also a link's, or one that had to wait for another fact."""
+        """A login that takes hold only now, after its person's name was dropped, names them again."""
         fact = next(f for f in device.facts if f.seq == visitor.claim_seq)
-        if self.core is not None and fact.homes[0] not in self.core:
+        if fact.kind == "link" or visitor.claim in self.identities or self._is_outside(fact.homes[0]):
             return
-        if visitor.claim not in self.identities or (fact.kind == "link" and "named" not in fact.detail):
-            fact.detail["named"] = self.seq
-            self._mention(fact, 0, fact.proof or Proof.CLAIMED)
-            if device.server and not visitor.tentative:
-                self.identities[visitor.claim].server_device = device.device_id  # type: ignore[index]
+        fact.detail["named"] = self.seq
+        self._mention(fact, 0, fact.proof or Proof.CLAIMED)
+        if device.server and not visitor.tentative:
+            self.identities[visitor.claim].server_device = device.device_id  # type: ignore[index]
 
     def _apply_graph(self, fact: Fact) -> None:
         self.graph_facts[fact.seq] = fact
@@ -379,11 +410,12 @@ class World:
         for node in joined:
             if node and node not in self.dead and (self.core is None or node in self.core):
                 self.add_node(node)
-        concerned = self.fold_edges(fact) | self._drop(fact)
+        concerned = self.fold_edges(fact)
         parted = set(detail.get("nodes", ())) if fact.kind in ("demerge", "unlink") else set()
         for device in list(self.devices.values()) if parted else ():
             if device.complete and any(v.home in parted for v in device.turns):
                 self.cut(device)
+        concerned |= self._drop(fact)
         concerned |= {v.home for n in concerned if (v := self.turn_of.get(n))}
         self._regroup({n for c in concerned for n in self.component(c)})
 
@@ -392,11 +424,9 @@ class World:
         concerned: set[int] = set()
         for kind, value, _ in fact.detail.get("dropped", ()):
             identity = self.identities.get((kind, value))
-            if identity is None or (self.core is not None and identity.home not in self.core):
+            if identity is None or self._is_outside(identity.home):
                 continue
-            del self.identities[kind, value]
-            self.named[identity.home].discard((kind, value))
-            self.homes[kind, value] = identity.home
+            self.forget(identity)
             concerned |= self.component(identity.home)
         if self.core is None:
             for kind, value, home in fact.detail.get("rehomed", ()):
@@ -535,6 +565,8 @@ class World:
             for visitor in again.devices[device.device_id].turns:
                 if visitor.claim is not None:
                     again._name(again.devices[device.device_id], visitor)
+        turns = [v for d in folded for v in (*d.turns, *again.devices[d.device_id].turns)]
+        again.settle((v.claim, v.home) for v in turns if v.claim)
         again._regroup(set(again.roots))
         for device in folded:
             for visitor in again.devices[device.device_id].turns:
@@ -594,5 +626,10 @@ def refold(site: Site, devices: Sequence[Device], facts: Iterable[Fact], void: I
             world.add_node(edge.source)
     for identity in established(in_force, {d.device_id: d.server for d in devices}).values():
         world.add_identity(identity)
+    for visitor in world.turn_of.values():
+        if visitor.claim is not None and visitor.claim not in world.identities:
+            linked = only_linked(visitor.claim, visitor.home, world.at_home[visitor.home].values())
+            assert linked is not None
+            world.add_identity(linked)
     world._regroup(set(world.roots))
     return world

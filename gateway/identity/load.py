@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gateway.identity.ledger import World, erased
 from gateway.model import (
@@ -168,10 +169,7 @@ class Loader:
         for v in visitors:
             if v.visitor_id in self.visitor_rows:
                 continue
-            self.visitor_rows[v.visitor_id] = Visitor(
-                v.visitor_id, v.device_id, v.started_at, v.ended_at, v.claim, v.home, v.proof, v.tentative,
-                v.claim_seq, v.first_seen, v.last_seen, v.events,
-            )  # fmt: skip
+            self.visitor_rows[v.visitor_id] = replace(v)
             self.world.add_visitor(v)
         for device in self.world.devices.values():
             device.turns.sort(key=lambda t: (t.started_at, t.ended_at))

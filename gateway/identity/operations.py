@@ -19,6 +19,7 @@ from gateway.model import (
     SERVER_DEVICE,
     Fact,
     Key,
+    Proof,
     Visitor,
 )
 from gateway.store.base import Transaction
@@ -64,10 +65,10 @@ class OperationRun(Run):
             await loader.devices([person.device_id], -1)
             device = world.devices.get(person.device_id)
             turn = rules.turn_at(device.turns, FOREVER - 1) if device else None
-            node = turn.home if turn else 0
+            node = world.node_of(turn) if turn else 0
         await loader.components([node])
-        if (turn := world.turn_of.get(node)) is not None and turn.home != node:
-            node = turn.home  # the id of a visitor stands for the person it belongs to
+        if (turn := world.turn_of.get(node)) is not None:
+            node = world.node_of(turn)  # the id of a visitor stands for the person it belongs to
         return node if node in world.roots and world.live(node) else 0
 
     async def _pair(self) -> tuple[int, int]:
@@ -85,8 +86,7 @@ class OperationRun(Run):
         assert new is not None
         assert old is not None
         await self.loader.identities([new, old])
-        homes = [self.world.identities[k].home for k in (new, old) if k in self.world.identities]
-        await self.loader.components(homes)
+        await self.loader.components([self.world.home_of(k) for k in (new, old)])
         return self.decider.reidentify(op, new, old, hold=self.operation.hold)
 
     async def _merge(self, op: Op) -> Answer:
@@ -197,12 +197,11 @@ class OperationRun(Run):
             facts = await self.tx.facts_of(self.site.site_id, [identity.home])
             kept = [self.loader.facts.get(f.seq, f) for f in facts]
             found = established(f for f in kept if not f.erased).get(key)
-            if found is None:
-                del world.identities[key]
-                world.named[identity.home].discard(key)
-                world.homes[key] = identity.home
-            else:
+            if found is not None:
                 identity.proof, identity.since = found.proof, found.since
+            elif identity.proof >= Proof.CLAIMED:
+                world.forget(identity)
+                world.settle([(key, identity.home)])
             world.touched.add(identity.home)
 
     async def _complete(self, nodes: Iterable[int], devices: Iterable[int] = ()) -> None:

@@ -156,7 +156,7 @@ def _open(turns: list[Visitor], visitor_id: int, at: int) -> Visitor:
 
 def _claim(turn: Visitor, fact: Fact, *, tentative: bool = False) -> None:
     turn.claim, turn.home = fact.identities[0], fact.homes[0]
-    turn.proof, turn.tentative, turn.claim_seq = fact.proof, tentative, fact.seq
+    turn.proof, turn.tentative, turn.claim_seq, turn.claim_at = fact.proof, tentative, fact.seq, fact.at
 
 
 def _apply_release(turns: list[Visitor], release: Release) -> None:
@@ -166,7 +166,7 @@ def _apply_release(turns: list[Visitor], release: Release) -> None:
 
 
 def _release(turn: Visitor, home: int) -> None:
-    turn.claim, turn.home, turn.proof, turn.tentative, turn.claim_seq = None, home, None, False, 0
+    turn.claim, turn.home, turn.proof, turn.tentative, turn.claim_seq, turn.claim_at = None, home, None, False, 0, 0
 
 
 def _begin_erasure(turns: list[Visitor], erasure: Erasure) -> None:
@@ -278,19 +278,20 @@ class Row:
 def fold_properties(rows: Iterable[Row]) -> tuple[dict[str, Any], list[str], bool]:
     """What a profile shows of its visitors' facts: (properties, tags in order, subscribed).
 
-    The newest set wins, at equal times the higher op id; a cleared value is gone on the device it was cleared on, so
-    that somebody else's null never reaches across a merge; the oldest set_once shows only where nothing was set.
+    The newest set wins, at equal times the higher op id; the oldest set_once shows only where nothing was set. A clear
+    names the devices that its profile had: what they wrote before is gone for whoever still has both, so that a null
+    never reaches across a later merge, and an undone merge brings back what was cleared through it.
     """
     newest: dict[tuple[str, str], Row] = {}
     cleared: dict[tuple[int, str], tuple[int, str]] = {}
     rows = sorted(rows, key=lambda r: (r.at, r.op_id))
     for row in rows:
-        if row.kind in ("set", "once") and row.value is None:
-            cleared[row.device_id, row.key] = (row.at, row.op_id)
+        for device_id in row.value if row.kind == "clear" else ():
+            cleared[device_id, row.key] = (row.at, row.op_id)
     once: dict[str, Any] = {}
     for row in rows:
         if row.kind in ("set", "once"):
-            if row.value is None or (row.at, row.op_id) < cleared.get((row.device_id, row.key), (-1, "")):
+            if (row.at, row.op_id) < cleared.get((row.device_id, row.key), (-1, "")):
                 continue
             if row.kind == "once":
                 once.setdefault(row.key, row.value)

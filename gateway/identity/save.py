@@ -139,7 +139,7 @@ class Run:
         for fact in folded:
             if self.loader.flags.get(fact.seq, (state := (fact.flags, fact.detail.get("named")))) != state:
                 changes.facts_changed.append(fact)
-        marked = self.decider.undone.keys() | self.decider.resolved.keys() | self.scrubbed
+        marked = self.decider.undone.keys() | self.decider.resolved.keys() | self.scrubbed | decider.woken
         known = {f.seq for f in changes.facts_changed}
         changes.facts_changed += [f for s, f in self.loader.facts.items() if s in marked and s not in known]
         changes.errors = decider.errors
@@ -174,14 +174,15 @@ class Run:
         stored = await self.tx.writes(self.site.site_id, devices, keys)
         runs: dict[tuple[int, str, str], list[Write]] = {}
         for write in stored:
-            runs.setdefault((write.device_id, write.kind, write.key), []).append(write)
+            runs.setdefault(_run_of(write), []).append(write)
         kept: list[Write] = []
         gone: list[Write] = []
         for write in sorted(self.writes, key=lambda w: (w.at, w.op_id)):
-            run = runs.setdefault((write.device_id, write.kind, write.key), [])
+            run = runs.setdefault(_run_of(write), [])
             if any(w.op_id == write.op_id for w in run):
                 continue
-            latest = [w.value for w in run[-2:]] == [write.value] * 2 and run[-1].at <= write.at
+            same = [(w.kind, w.value) for w in run[-2:]] == [(write.kind, write.value)] * 2
+            latest = same and run[-1].at <= write.at
             if latest and write.kind != "once":
                 dropped = run.pop()
                 if dropped in kept:
@@ -192,3 +193,8 @@ class Run:
             run.sort(key=lambda w: (w.at, w.op_id))
             kept.append(write)
         return kept, gone
+
+
+def _run_of(write: Write) -> tuple[int, str, str]:
+    """Which writes follow one another: a clear comes between the sets of its key."""
+    return write.device_id, "set" if write.kind == "clear" else write.kind, write.key

@@ -87,6 +87,9 @@ class Transaction(Protocol):
     async def device_facts(self, site_id: int, device_ids: Collection[int]) -> list[Fact]:
         """What devices wrote into the ledger, without what changed nothing or was erased, in the order of commits."""
 
+    async def idle_facts(self, site_id: int, device_ids: Collection[int], since: int) -> list[Fact]:
+        """What devices said from `since` on that changed nothing when it came, in the order of commits."""
+
     async def graph_facts(self, site_id: int, nodes: Collection[int]) -> list[Fact]:
         """Merges and their kin that concern any of the given profile ids and are in force, in the order of commits."""
 

@@ -59,7 +59,7 @@ KEYS = {
 COLUMNS = {
     "devices": "device_id, server, created_at, clock_offset, context, erasures",
     "visitors": "visitor_id, device_id, started_at, ended_at, claim_kind, claim_value, home, proof, tentative, "
-    "claim_seq, first_seen, last_seen, events",
+    "claim_seq, claim_at, first_seen, last_seen, events",
     "identities": "kind, value, home, proof, since, server_device",
     "profiles": "profile_id, root, live, primary_kind, primary_value",
     "ledger": "seq, op_id, kind, outcome, device_id, actor, proof, at, committed_at, identities, homes, visitor_id, "
@@ -90,7 +90,7 @@ def visitor_from(row: Sequence[Any]) -> Visitor:
     """A visitor from its columns."""
     claim = (row[4], row[5]) if row[4] is not None else None
     proof = Proof(row[7]) if row[7] is not None else None
-    return Visitor(row[0], row[1], row[2], row[3], claim, row[6], proof, bool(row[8]), *row[9:13])
+    return Visitor(row[0], row[1], row[2], row[3], claim, row[6], proof, bool(row[8]), *row[9:14])
 
 
 def identity_from(row: Sequence[Any]) -> Identity:
@@ -123,7 +123,7 @@ def visitor_row(v: Visitor) -> tuple[Any, ...]:
     """A visitor's columns."""
     kind, value = v.claim if v.claim else (None, None)
     start = (v.visitor_id, v.device_id, v.started_at, v.ended_at, kind, value, v.home, v.proof, int(v.tentative))
-    return (*start, v.claim_seq, v.first_seen, v.last_seen, v.events)
+    return (*start, v.claim_seq, v.claim_at, v.first_seen, v.last_seen, v.events)
 
 
 def identity_row(i: Identity) -> tuple[Any, ...]:
@@ -223,6 +223,14 @@ class SqlTransaction(ABC):
             " and undone_by is null order by seq"
         )
         return [fact_from(r) for r in await self.fetch(sql, site_id, list(device_ids))]
+
+    async def idle_facts(self, site_id: int, device_ids: Collection[int], since: int) -> list[Fact]:
+        sql = (
+            f"/* ledger.idle */ select {FACT_COLUMNS} from ledger where site_id = $1 and device_id = any($2)"
+            " and at >= $3 and kind in ('login', 'link', 'logout', 'reidentify') and inert = 1 and erased = 0"
+            " and visitor_id <> 0 order by seq"
+        )
+        return [fact_from(r) for r in await self.fetch(sql, site_id, list(device_ids), since)]
 
     async def graph_facts(self, site_id: int, nodes: Collection[int]) -> list[Fact]:
         sql = (

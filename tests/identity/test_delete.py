@@ -1,19 +1,9 @@
 """Delete: a person is erased, late messages about them are dropped, and who comes back is somebody new."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.driver import driving
 from tests.identity.lab import SECOND, Lab
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    lab = Lab()
-    yield lab
-    lab.close()
 
 
 def search(path: Path, *values: str) -> list[str]:

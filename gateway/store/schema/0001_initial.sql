@@ -40,6 +40,7 @@ create table visitors (
     claim_kind  text,
     claim_value text,
     claim_seq   bigint not null,
+    claim_at    bigint not null,
     proof       integer,
     tentative   integer not null,
     first_seen  bigint,

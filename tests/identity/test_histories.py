@@ -1,0 +1,267 @@
+"""Random histories of everything that can be done, against the model and against the rules that always hold."""
+
+import json
+import os
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from gateway.identity.requests import Person
+from gateway.model import Proof
+from tests.identity.lab import SECOND, Lab, run
+from tests.identity.model import Model
+
+PEOPLE = ("alice", "bob@x.io", "42", "77")
+DEVICES = (1, 2, 3, 4)
+STRANGER = 9
+
+people = st.sampled_from(PEOPLE)
+devices = st.sampled_from(DEVICES)
+lateness = st.one_of(st.just(0), st.integers(0, 15))
+anybody = st.one_of(people, devices)
+proofs = st.sampled_from([Proof.CLAIMED, Proof.VERIFIED, Proof.SERVER])
+
+done: Counter[str] = Counter()
+
+
+class Histories(RuleBasedStateMachine):
+    """One lab with two sites; everything random happens on the first, the second must not notice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lab = Lab()
+        self.model = Model()
+        self.made = 0
+        self.operations: list[str] = []
+        done["histories"] += 1
+
+    def teardown(self) -> None:
+        self.lab.close()
+
+    @initialize()
+    def somebody_on_another_site(self) -> None:
+        """The same ids and devices on the second site, which nobody touches from now on."""
+        other = self.lab.sites[1]
+        for device in DEVICES:
+            self.lab.track(device, "elsewhere", site=other)
+        self.lab.login(1, "alice", site=other)
+        self.lab.login(2, "42", Proof.SERVER, site=other)
+        self.lab.merge("alice", "42", site=other)
+        self.other_site = self.lab.dump(other)
+
+    def op(self, kind: str) -> str:
+        self.made += 1
+        done[kind] += 1
+        return f"{kind}-{self.made:03}"
+
+    def now(self) -> int:
+        """The time at which the next operation will be decided."""
+        return self.lab.clock() + SECOND
+
+    # --- what browsers do ---
+
+    @rule(device=devices, late=lateness)
+    def track(self, device: int, late: int) -> None:
+        op, at = self.op("track"), self.now() - late * SECOND
+        self.lab.track(device, op, at=at, op=op)
+        self.model.track(op, at, device, op)
+
+    @rule(device=devices, who=people, proof=proofs, late=lateness)
+    def login(self, device: int, who: str, proof: Proof, late: int) -> None:
+        op, at = self.op("login"), self.now() - late * SECOND
+        self.lab.login(device, who, proof, at=at, op=op)
+        self.model.login(op, at, device, who, int(proof))
+
+    @rule(device=devices, who=people, signed=st.booleans(), late=lateness)
+    def link(self, device: int, who: str, signed: bool, late: int) -> None:
+        op, at = self.op("link"), self.now() - late * SECOND
+        self.lab.link(device, who, token=f"token of {who} {op}" if signed else None, at=at, op=op)
+        self.model.link(op, at, device, who, signed=signed)
+
+    @rule(device=devices, late=lateness)
+    def logout(self, device: int, late: int) -> None:
+        op, at = self.op("logout"), self.now() - late * SECOND
+        self.lab.logout(device, at=at, op=op)
+        self.model.logout(op, at, device)
+
+    @rule(device=devices, new=people, old=st.one_of(st.none(), people), late=lateness)
+    def page_reidentify(self, device: int, new: str, old: str | None, late: int) -> None:
+        op, at = self.op("reidentify-page"), self.now() - late * SECOND
+        outcome = self.lab.page_reidentify(device, new, old, at=at, op=op)
+        expected = self.model.page_reidentify(op, at, device, new, old)
+        assert expected in (None, outcome), f"{outcome}, not {expected}"
+        self.operations.append(op)
+
+    @rule(
+        device=devices,
+        row=st.one_of(
+            st.tuples(st.sampled_from(["set", "once"]), st.sampled_from(["plan", "city"]), st.integers(0, 9)),
+            st.tuples(st.just("tag"), st.sampled_from(["vip", "new"]), st.booleans()),
+            st.tuples(st.just("subscription"), st.just(""), st.booleans()),
+        ),
+        late=lateness,
+    )
+    def put(self, device: int, row: tuple[str, str, Any], late: int) -> None:
+        op, at = self.op("put"), self.now() - late * SECOND
+        self.lab.put(device, row, at=at, op=op)
+        self.model.write(op, at, device, *row)
+
+    # --- what servers do ---
+
+    @rule(who=people, late=lateness)
+    def server_track(self, who: str, late: int) -> None:
+        op, now = self.op("server-track"), self.now()
+        self.lab.server_track(who, op, at=now - late * SECOND, op=op)
+        self.model.server_track(op, now, now - late * SECOND, who, op)
+
+    @rule(new=people, old=people)
+    def reidentify(self, new: str, old: str) -> None:
+        op, now = self.op("reidentify"), self.now()
+        assert self.lab.reidentify(new, old, op=op) == self.model.reidentify(op, now, new, old)
+        self.operations.append(op)
+
+    @rule(into=anybody, source=anybody, force=st.booleans())
+    def merge(self, into: Any, source: Any, force: bool) -> None:
+        assume(not any(isinstance(p, int) and self.model.place(p) is None for p in (into, source)))
+        op, now = self.op("merge"), self.now()
+        touched = self.touched_by_merge(source)
+        before = self.lab.store.db.total_changes
+        outcome = self.lab.merge(into, source, op=op, force=force)
+        rows = self.lab.store.db.total_changes - before
+        assert rows <= 20 + 4 * touched, f"a merge of {touched} visitors and identities wrote {rows} rows"
+        assert outcome == self.model.merge(op, now, into, source, force=force)
+        self.operations.append(op)
+
+    def touched_by_merge(self, source: Any) -> int:
+        profile = self.lab.profile(source)
+        if profile is None:
+            return 0
+        ids = self.lab.rows("select count(*) from profiles where site_id = 1 and root = ?", int(profile["profile_id"]))
+        return len(profile["visitors"]) + len(profile["identities"]) + ids[0][0]
+
+    @rule(who=people)
+    def demerge(self, who: str) -> None:
+        op, now = self.op("demerge"), self.now()
+        profile = self.lab.profile(who)
+        events = set(self.lab.events(who))
+        assert self.lab.demerge(who, op=op) == self.model.demerge(op, now, who)
+        self.operations.append(op)
+        if profile is not None:
+            self.apart(profile, events)
+
+    def apart(self, before: dict[str, Any], events: set[str]) -> None:
+        """After a demerge nobody has more than one device and a name, and no event is lost."""
+        assert self.lab.profile(before["primary"]) is None
+        left: set[str] = set()
+        for device_id in {v["device_id"] for v in before["visitors"] if v["device_id"]}:
+            for profile in self.everybody():
+                ids = {v["device_id"] for v in profile["visitors"]}
+                if device_id in ids and not profile["identities"]:
+                    assert ids == {device_id}
+        for profile in self.everybody():
+            left |= set(self.lab.events_of(profile["profile_id"]))
+        assert events <= left
+
+    @rule(device=devices)
+    def unlink(self, device: int) -> None:
+        assume(self.model.place(device) is not None)
+        op, now = self.op("unlink"), self.now()
+        assert self.lab.unlink(device, op=op) == self.model.unlink(op, now, device)
+        self.operations.append(op)
+
+    @rule(data=st.data())
+    def undo(self, data: st.DataObject) -> None:
+        assume(self.operations)
+        of = data.draw(st.sampled_from(self.operations))
+        op, now = self.op("undo"), self.now()
+        outcome = self.lab.undo(of, op=op)
+        assert (outcome == "undone") == (self.model.undo(op, now, of) == "undone"), outcome
+
+    @rule(who=anybody)
+    def delete(self, who: Any) -> None:
+        assume(not isinstance(who, int) or self.model.place(who) is not None)
+        op, now = self.op("delete"), self.now()
+        assert self.lab.delete(who, op=op) == self.model.delete(op, now, who)
+
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        """The same request once more changes nothing."""
+        assume(self.operations)
+        of = data.draw(st.sampled_from(self.operations))
+        done["repeat"] += 1
+        before = self.lab.dump(self.lab.site)
+        recorded = self.lab.fact(of)
+        if of.startswith("merge") and recorded and recorded["kind"] == "merge":
+            outcome = self.lab.operate("merge", Person(("id", "alice")), Person(("id", "77")), op=of)
+            assert outcome in (recorded["outcome"], "op_id_conflict")
+        assert self.lab.dump(self.lab.site) == before
+
+    # --- what always holds ---
+
+    def everybody(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = run(self.lab.reader().search("", limit=500))["profiles"]
+        return found
+
+    @invariant()
+    def as_the_model_says(self) -> None:
+        shown = []
+        for profile in self.everybody():
+            names = sorted(i["value"] for i in profile["identities"])
+            events = sorted(self.lab.events_of(profile["profile_id"]))
+            if names or events:
+                shown.append((names, events, profile["properties"], profile["tags"], profile["subscribed"]))
+        assert sorted(shown, key=repr) == self.model.people()
+
+    @invariant()
+    def every_event_is_in_exactly_one_profile(self) -> None:
+        shown = [e for p in self.everybody() for e in self.lab.events_of(p["profile_id"])]
+        stored = [r[0] for r in self.lab.rows("select name from events where site_id = 1")]
+        assert sorted(shown) == sorted(stored)
+        assert sorted(stored) == sorted(e for _, _, e in self.model.events)
+
+    @invariant()
+    def redirects_take_one_hop(self) -> None:
+        hops = self.lab.rows(
+            "select p.profile_id from profiles p"
+            " left join profiles r on r.site_id = p.site_id and r.profile_id = p.root"
+            " where p.root <> p.profile_id and (r.root is null or r.root <> r.profile_id or p.live = 1)"
+        )
+        assert hops == []
+
+    @invariant()
+    def the_tables_are_the_ledger_folded(self) -> None:
+        self.lab.check()
+
+    @invariant()
+    def the_other_site_is_untouched(self) -> None:
+        assert self.lab.dump(self.lab.sites[1]) == getattr(self, "other_site", self.lab.dump(self.lab.sites[1]))
+
+
+def play(examples: int, steps: int) -> None:
+    """Runs the machine and says how much it did."""
+    done.clear()
+    options = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink) if os.environ.get("SHRINK", "1") == "1" else (Phase.generate,),
+    )
+    run_state_machine_as_test(Histories, settings=options)  # type: ignore[no-untyped-call]
+    histories = done.pop("histories")
+    print(f"\n{histories} histories, {done.total()} operations: {json.dumps(dict(sorted(done.items())))}")
+
+
+def test_random_histories_go_as_the_model_says() -> None:
+    play(examples=60, steps=30)
+
+
+@pytest.mark.slow
+def test_many_random_histories_go_as_the_model_says() -> None:
+    play(examples=3000, steps=50)
