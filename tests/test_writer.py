@@ -73,6 +73,13 @@ async def test_a_listener_that_fails_stops_nobody(driver: Driver) -> None:
     assert len(await driver.profiles()) == 2
 
 
+async def test_a_site_may_be_changed_while_groups_are_committed(driver: Driver) -> None:
+    pushes = [push(driver, n) for n in range(30)]
+    saves = [driver.gateway.sites.save(driver.site) for _ in range(10)]
+    await asyncio.gather(*pushes, *saves)
+    assert len(await driver.profiles()) == 30
+
+
 async def test_what_waits_when_the_gateway_stops_is_committed_first(driver: Driver) -> None:
     waiting = [asyncio.create_task(push(driver, n)) for n in range(10)]
     while len(driver.gateway.writer._queue) < 10:  # noqa: ASYNC110  (there is nothing to wait on)

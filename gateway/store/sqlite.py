@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -73,6 +74,7 @@ class SqliteStore(SqlStore):
         self.path = path
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
+        self._turn = asyncio.Lock()
 
     async def open(self) -> None:
         """Opens the file, makes or migrates the schema."""
@@ -121,17 +123,18 @@ class SqliteStore(SqlStore):
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
         """The write transaction. Raises Unavailable when the database is locked or its disk is full."""
         writer = self._connection(self._writer)
-        try:
-            await writer.execute("begin immediate")
+        async with self._turn:  # groups of commands and, say, a changed site share the one connection
             try:
-                yield SqliteTransaction(writer)
-                await writer.execute("commit")
-            except BaseException:
-                if writer.in_transaction:
-                    await writer.execute("rollback")
-                raise
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"the database cannot be written now: {error}") from error
+                await writer.execute("begin immediate")
+                try:
+                    yield SqliteTransaction(writer)
+                    await writer.execute("commit")
+                except BaseException:
+                    if writer.in_transaction:
+                        await writer.execute("rollback")
+                    raise
+            except sqlite3.OperationalError as error:
+                raise Unavailable(f"the database cannot be written now: {error}") from error
 
     async def run(self, work: Callable[[SqlTransaction], Awaitable[T]]) -> T:
         """Does `work` in the write transaction."""
