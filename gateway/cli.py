@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import sys
@@ -18,6 +19,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 from gateway import __version__, backup, cli_bulk
+from gateway import bench_merge as merging
 from gateway.backup import Report
 from gateway.bench_ingest import bench
 from gateway.check import check_site
@@ -380,6 +382,29 @@ def bench_ingest(
     out.print(table)
     if output:
         output.write_bytes(msgspec.json.encode(rows))
+
+
+@bench_app.command("merge")
+def bench_merge(
+    million: Annotated[bool, typer.Option("--million", help="also a profile of a million events")] = False,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="merges and undoings of each profile")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What a merge and its undoing cost for profiles of very different size, in one run."""
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task("filling a database")
+        report = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+        costs = asyncio.run(merging.bench(million=million, rounds=rounds, report=report))
+    if as_json:
+        print_json(costs)
+        return
+    table = Table("events", "merge ms", "x", "undo ms", "x", "latest 50 ms", "x")
+    for c in costs.sizes:
+        merge, undo = (f"{c.merge_ms:.2f}", f"{c.merge_ratio:.2f}"), (f"{c.undo_ms:.2f}", f"{c.undo_ratio:.2f}")
+        table.add_row(f"{c.events:,}", *merge, *undo, f"{c.latest_ms:.2f}", f"{c.latest_ratio:.2f}")
+    out.print(table)
+    everywhere = f"{costs.devices} devices and {costs.devices_events:,} events"
+    out.print(f"The latest 50 events of somebody with {everywhere}: {costs.devices_latest_ms:.2f} ms")
 
 
 @app.command()
