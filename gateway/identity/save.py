@@ -68,7 +68,7 @@ class Run:
         await self._recount()
         self._rows(changes)
         self._ledger_rows(changes)
-        if self.decider.deleted:
+        if self.decider.deleted_nodes:
             await self.tx.erase(self.site.site_id, self.decider.deleted, self.decider.deleted_nodes)
         await self.tx.save(self.site.site_id, changes)
 

@@ -138,3 +138,15 @@ def test_a_repeated_deletion_gets_its_recorded_answer(lab: Lab) -> None:
     lab.login(1, "alice")
     assert lab.delete("alice", op="once") == "deleted"
     assert lab.profile("alice") is not None
+
+
+def test_somebody_without_any_device_is_deleted_like_others(lab: Lab) -> None:
+    lab.reidentify("alice", "bob")
+    was = lab.profile("alice")
+    assert lab.delete("alice") == "deleted"
+    assert "alice" not in lab.dump(lab.site)
+    assert lab.reidentify("alice", "bob") == "reserved"
+    now = lab.profile("alice")
+    assert was is not None and now is not None and now["profile_id"] != was["profile_id"]
+    assert lab.same("alice", "bob")
+    lab.check()
