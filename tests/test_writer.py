@@ -80,12 +80,30 @@ async def test_a_site_may_be_changed_while_groups_are_committed(driver: Driver) 
     assert len(await driver.profiles()) == 30
 
 
-async def test_what_waits_when_the_gateway_stops_is_committed_first(driver: Driver) -> None:
-    waiting = [asyncio.create_task(push(driver, n)) for n in range(10)]
-    while len(driver.gateway.writer._queue) < 10:  # noqa: ASYNC110  (there is nothing to wait on)
-        await asyncio.sleep(0)
-    await driver.gateway.writer.close()
-    await asyncio.gather(*waiting)
+async def test_what_waits_when_the_gateway_stops_is_committed_first(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, store = driver.gateway.writer, driver.gateway.store
+    commit, submit = store.run, writer._submit
+    all_wait, may_commit, submitted = asyncio.Event(), asyncio.Event(), []
+
+    async def held(work: Any) -> Any:
+        await may_commit.wait()
+        return await commit(work)
+
+    async def counted(request: Request) -> Reply:
+        submitted.append(request)
+        if len(submitted) == 10:
+            all_wait.set()
+        return await submit(request)
+
+    monkeypatch.setattr(store, "run", held)
+    monkeypatch.setattr(writer, "_submit", counted)
+    pushes = [asyncio.create_task(push(driver, n)) for n in range(10)]
+    await asyncio.wait_for(all_wait.wait(), 10)
+    closing = asyncio.create_task(writer.close())
+    may_commit.set()
+    await asyncio.gather(closing, *pushes)
     with pytest.raises(Unavailable):
-        await driver.gateway.writer._submit(None)
+        await submit(submitted[0])
     assert len(await driver.profiles()) == 10
