@@ -329,7 +329,9 @@ class World:
 
     def _attached(self, visitor: Visitor) -> bool:
         """Whether a visitor's own profile id goes where it went: one that took part in a merge does not."""
-        return visitor.claim is not None or not self.edges[visitor.visitor_id]
+        if visitor.claim is not None:
+            return True
+        return visitor.visitor_id not in self.dead and not self.edges[visitor.visitor_id]
 
     def cut(self, device: Device) -> None:
         """Cuts the device's time line again and joins the profiles that this concerns."""

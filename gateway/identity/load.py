@@ -124,7 +124,8 @@ class Loader:
         for i in wanted:
             world.devices[i].complete = True
             world.devices[i].facts.sort(key=lambda f: (f.at, f.seq))
-        await self.graph(wanted | {f.homes[0] for f in facts if f.homes})
+        own = {v.visitor_id for i in wanted for v in world.devices[i].turns[-MANY_TURNS:]}
+        await self.graph(wanted | own | {f.homes[0] for f in facts if f.homes})
         await self._graph_of_turns(wanted)
 
     async def _graph_of_turns(self, ids: set[int]) -> None:

@@ -150,3 +150,16 @@ def test_somebody_without_any_device_is_deleted_like_others(lab: Lab) -> None:
     assert was is not None and now is not None and now["profile_id"] != was["profile_id"]
     assert lab.same("alice", "bob")
     lab.check()
+
+
+def test_a_device_that_left_before_the_deletion_is_no_way_back(lab: Lab) -> None:
+    lab.login(1, "alice")
+    lab.track(2, "mine")
+    lab.merge("alice", 2)
+    lab.unlink(2)
+    lab.delete("alice")
+    assert lab.events(2) == ["mine"]
+    lab.track(2, "more")
+    lab.login(2, "bob")
+    assert lab.events("bob") == ["mine", "more"]
+    lab.check()
