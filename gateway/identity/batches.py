@@ -234,9 +234,11 @@ class BatchRun(Run):
                 return True
             if isinstance(command, Login) and command.key:
                 identity = self.world.identities.get(command.key)
-                turn = rules.turn_at(device.turns, command.sent_at + device.clock_offset)
+                at = command.sent_at + device.clock_offset
+                turn = rules.turn_at(device.turns, at)
                 settled = turn is not None and identity is not None and turn.known and turn.home == identity.home
                 settled = settled and not self._clock_jumped(device, batch)  # it may land in another turn
+                settled = settled and all((v.last_seen or 0) <= at for v in device.turns)  # nor is it late
                 if not settled or command.aliases or command.proof > Proof.CLAIMED:
                     return True
         return False

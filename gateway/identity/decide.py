@@ -87,16 +87,15 @@ class Decider:
         identity = world.identities.get(key)
         if turn is None:
             return self._inert(op, "login", "noop", [key], reason="older than the deletion of this person")
+        fact = self._fact(op, "login", [key], detail={"wait": True} if wait else {})
         here = identity is not None and turn.known and turn.home == identity.home and not aliases
-        if here and identity and op.proof <= min(turn.proof or 0, identity.proof):
+        if here and identity and op.proof <= identity.proof and self._is_idle(device, fact):
             return self._inert(op, "login", "noop", [key], node=identity.home)
         if again := self._same_again(device, turn, op, key, wait=wait):
             return self._inert(op, "login", again, [key], node=turn.home)
         known, held_by = turn.known, turn.home
-        detail: dict[str, Any] = {"wait": True} if wait else {}
         if aliases:
-            detail["aliases"] = [list(a) for a in aliases]
-        fact = self._fact(op, "login", [key], detail=detail)
+            fact.detail["aliases"] = [list(a) for a in aliases]
         self._record(fact)
         outcome = self._login_outcome(fact, known, held_by)
         fact.outcome, fact.moved_visitors = outcome, int(outcome == "attached")
@@ -135,9 +134,9 @@ class Decider:
             return self._inert(op, "link", "noop", [key], reason="older than the deletion of this person")
         identity = world.identities.get(key)
         counted = token is None or device.device_id in world.tokens[token]
-        if identity and turn.home == identity.home and counted and (turn.known or op.proof <= (turn.proof or 0)):
-            return self._inert(op, "link", "noop", [key], node=identity.home)
         fact = self._fact(op, "link", [key], detail={"token": token} if token else {})
+        if identity and turn.home == identity.home and counted and self._is_idle(device, fact):
+            return self._inert(op, "link", "noop", [key], node=identity.home)
         self._record(fact)
         fact.outcome = self._link_outcome(fact, rules.turn_at(device.turns, op.at))
         if fact.outcome == "tentative":
@@ -163,10 +162,11 @@ class Decider:
         """The person leaves: the next visitor on the device is anonymous."""
         device = self.world.devices[op.device_id]
         turn = rules.turn_at(device.turns, op.at)
-        if turn is None or turn.claim is None:
-            reason = "older than the deletion of this person" if turn is None else None
-            return self._inert(op, "logout", "noop", [], reason=reason)
+        if turn is None:
+            return self._inert(op, "logout", "noop", [], reason="older than the deletion of this person")
         fact = self._fact(op, "logout", [])
+        if self._is_idle(device, fact):
+            return self._inert(op, "logout", "noop", [])
         fact.outcome = "switched"
         self._record(fact)
         self._check_links(device)
@@ -602,14 +602,14 @@ class Decider:
                 self.woken.add(fact.seq)
 
     def _would_change(self, device: Device, fact: Fact) -> bool:
-        turn = rules.turn_at(device.turns, fact.at)
-        if turn is None:
+        if rules.turn_at(device.turns, fact.at) is None:
             return False
-        if fact.kind == "logout":
-            return turn.claim is not None
-        if fact.kind == "link":
-            return not turn.known and (turn.home != fact.homes[0] or (turn.proof or 0) < (fact.proof or 0))
-        return fact.identities[0] in self.world.identities and not (turn.known and turn.home == fact.homes[0])
+        named = fact.kind in ("logout", "link") or fact.identities[0] in self.world.identities
+        return named and not self.world.changes_nothing(device, fact)
+
+    def _is_idle(self, device: Device, fact: Fact) -> bool:
+        """Whether a fact changes nothing; on a device that was not loaded whole it is the newest, and a repetition."""
+        return not device.complete or self.world.changes_nothing(device, fact)
 
     def _inert(
         self,

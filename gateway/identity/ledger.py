@@ -357,6 +357,15 @@ class World:
         self.settle((claim, home) for _, claim, home, _ in claims)
         self._regroup(concerned)
 
+    def changes_nothing(self, device: Device, fact: Fact) -> bool:
+        """Whether the device's time line would be the same with a fact more."""
+        if fact.kind != "logout":
+            fact.flags = self._flags(fact, device)
+        facts = sorted([*device.facts, fact], key=lambda f: (f.at, f.seq))
+        releases = self.releases(device.device_id)
+        turns = rules.cut(device.device_id, facts, releases, device.erasures, frozenset(self.void))
+        return [_stretch(v) for v in turns] == [_stretch(v) for v in device.turns]
+
     def settle(self, claims: Iterable[tuple[Key, int]]) -> None:
         """Identities that are known from links alone come and go with the visitors held by these links."""
         for key, home in sorted(set(claims)):
@@ -577,7 +586,18 @@ class World:
                     visitor.first_seen, visitor.last_seen, visitor.events = old.first_seen, old.last_seen, old.events
             again.recut.add(device.device_id)
         again.homes, again.gone = dict(self.homes), self.gone
+        again._keep_apart(self, undone)
         return again
+
+    def _keep_apart(self, before: World, undone: Fact) -> None:
+        """Pairs are what they were, and what the undone fact had lifted; one with a deleted person is over."""
+        back = {(x, y) for a, b in undone.detail.get("lifted", ()) for x, y in ((a, b), (b, a))}
+        for a, others in self.exclusions.items():
+            self.exclusions[a] = {b for b in others if b in before.exclusions[a] or (a, b) in back}
+
+
+def _stretch(v: Visitor) -> tuple[object, ...]:
+    return v.started_at, v.ended_at, v.home, v.claim, v.proof, v.tentative
 
 
 def outside(device: Device) -> list[Fact]:
