@@ -61,7 +61,7 @@ def mentions(fact: Fact) -> list[tuple[int, Proof]]:
         found, proof = [0, 1], Proof.CLAIMED
     elif fact.kind == "reidentify" and fact.detail.get("join") in JOINED:
         found = [0, 1]
-    elif said or (fact.kind == "reidentify" and fact.outcome == "held"):
+    elif said or (fact.kind == "reidentify" and fact.device_id == SERVER_DEVICE and fact.outcome == "held"):
         found = [0]  # what waits is between two profiles that exist
     names = fact.identities
     return [(n, proof) for n in found if n < len(names) and (key := names[n]) is not None and key[0] != GONE]

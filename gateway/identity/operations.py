@@ -63,6 +63,7 @@ class OperationRun(Run):
             node = person.profile_id
         elif person.device_id is not None:
             await loader.devices([person.device_id], -1)
+            await loader.complete([person.device_id])  # another profile may have brought in some of its turns only
             device = world.devices.get(person.device_id)
             turn = rules.turn_at(device.turns, FOREVER - 1) if device else None
             node = world.node_of(turn) if turn else 0

@@ -248,7 +248,7 @@ class State:
         self.edges = [e for e in self.edges if not {e[1], e[2]} & self.dead]
         self.kept_apart = {pair for pair in self.kept_apart if not pair & self.dead}
         self.erasures += [(device, a, b, deed.n) for device, a, b in deed.erased]
-        for device in {device for device, _, _ in deed.erased}:
+        for device in list(self.turns):
             self.cut(device)
 
     def is_apart(self, deed: Deed) -> bool:

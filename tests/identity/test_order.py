@@ -156,3 +156,11 @@ def test_logging_in_on_every_page_adds_no_fact_that_counts(lab: Lab) -> None:
     for _ in range(20):
         assert lab.login(1, "alice") == "noop"
     assert lab.rows("select count(*) from ledger where inert = 0") == [(1,)]
+
+
+def test_a_device_is_whoever_is_on_it_now_also_when_the_other_was_there_before(lab: Lab) -> None:
+    lab.login(2, "alice")
+    lab.login(2, "bob")
+    assert lab.merge("alice", 2) == "merged"
+    assert lab.same("alice", "bob")
+    lab.check()
