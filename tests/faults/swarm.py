@@ -21,10 +21,19 @@ KINDS = ("track",) * 8 + ("user", "reidentify", "logout", "tags")
 
 class Swarm:
     """Browsers in a thread of their own, sending for as long as the `with` block lasts; the end waits for the last
-    answers. `port` may be changed while they run."""
+    answers. `port` may be changed while they run. `reconnecting`: each request on a connection of its own."""
 
-    def __init__(self, port: int, site: Site, browsers: int = 12, *, seed: int = 1, pause: float = 0.0) -> None:
-        self.port, self.site, self.pause = port, site, pause
+    def __init__(
+        self,
+        port: int,
+        site: Site,
+        browsers: int = 12,
+        *,
+        seed: int = 1,
+        pause: float = 0.0,
+        reconnecting: bool = False,
+    ) -> None:
+        self.port, self.site, self.pause, self.reconnecting = port, site, pause, reconnecting
         self.seed, self.random = seed, random.Random(seed)
         self.acknowledged: dict[str, str] = {}  # message id: the command's name
         self.requests: dict[int, list[set[str]]] = {}  # by the browser's port: the messages of each request, in order
@@ -95,6 +104,8 @@ class Browser:
     async def run(self) -> None:
         while not self.swarm.stopped:
             await self.deliver([self.entry() for _ in range(self.swarm.random.randint(1, 4))])
+            if self.swarm.reconnecting:
+                await self.hang_up()
             await asyncio.sleep(self.swarm.pause)
         await self.hang_up()
 
