@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from gateway import __version__, backup, cli_bulk
+from gateway import __version__, backup, cli_bulk, cli_export
 from gateway import bench_merge as merging
 from gateway.backup import Report
 from gateway.bench_ingest import bench
@@ -45,6 +45,7 @@ site_app = typer.Typer(no_args_is_help=True, help="Sites and their keys.")
 app.add_typer(site_app, name="site")
 app.add_typer(bench_app, name="bench")
 app.add_typer(cli_bulk.app)
+app.command("export")(cli_export.export_site)
 app.command()(migrate)
 Origins = Annotated[list[str] | None, typer.Option(help="an origin whose pages may use the key; several times")]
 

@@ -1,25 +1,24 @@
-"""Commands for many people at once: import, merge, duplicates, export, erase."""
+"""Commands for many people at once: import, merge, duplicates, erase."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from gateway.bulk import erase, export, merges
+from gateway.bulk import erase, merges
 from gateway.bulk.merges import Group, Merged, Result, check_batch
 from gateway.bulk.people import Import, Imported, columns_of
 from gateway.bulk.table import Table, read_table
-from gateway.commands import identity
 from gateway.context import Gateway
-from gateway.errors import BadRequest, NotFound
+from gateway.errors import BadRequest
 from gateway.exports import Exports
 from gateway.settings import load
 from gateway.terminal import AsJson, Database, err, out, print_json, site_named, with_gateway
@@ -253,79 +252,6 @@ def show_groups(groups: list[Group], *, as_json: bool = False) -> None:
         out.print(said, highlight=False, markup=False, soft_wrap=True)
     if not groups:
         out.print("No two profiles show one address.")
-
-
-# --- export -----------------------------------------------------------------------------------------------------------
-
-
-@app.command("export")
-def export_site(
-    site: str,
-    what: Annotated[str, typer.Argument(help="people, events, or person")],
-    person: Annotated[str, typer.Argument(help="with `person`: the id")] = "",
-    format_: Annotated[str, typer.Option("--format", help="csv or jsonl")] = "csv",
-    after: Annotated[str, typer.Option(help="go on behind this cursor, which an export before printed")] = "0",
-    output: Annotated[Path | None, typer.Option(help="append to this file; default: standard output")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="with `person`: always JSON")] = False,
-    database: Database = None,
-) -> None:
-    """Write all people or events, or everything held about one person, as a table or JSON."""
-    settings = load(database=database)
-    if what == "person":
-        print_json(with_gateway(settings, lambda gateway: everything_about(gateway, site, person)))
-        return
-    if what not in export.WHAT or format_ not in export.FORMATS or person:
-        raise BadRequest(f"{what} cannot be exported as {format_}", "people or events, as csv or jsonl; or: person ID")
-    start = export.check_cursor(after)
-
-    async def work(gateway: Gateway) -> tuple[int, int]:
-        work = export.Export(gateway, await site_named(gateway, site))
-        with writing(output) as file:
-            lines: export.JsonLines | export.Csv = export.JsonLines(file)
-            if format_ == "csv":
-                columns = export.PERSON if what == "people" else export.EVENT
-                properties = await work.property_names() if what == "people" else []
-                lines = export.Csv(file, columns, properties, header=not start)
-            return await write_all(work.people(start) if what == "people" else work.events(start), lines, start)
-
-    number, cursor = with_gateway(settings, work)
-    err.print(f"{number} {what}. To go on later: --after {cursor}", highlight=False)
-
-
-async def everything_about(gateway: Gateway, site: str, person: str) -> Any:
-    """Everything held about a person. Raises NotFound."""
-    reader = gateway.reader(await site_named(gateway, site))
-    key, blocked = identity(person)
-    if key is None:
-        raise BadRequest(blocked or "not an id", "gateway export SITE person ID")
-    profile = await reader.by_identity(key)
-    if profile is None:
-        raise NotFound(f"nobody has the id {person!r}", "it may never have been seen, or was erased")
-    return await reader.export(int(profile["profile_id"]))
-
-
-@contextmanager
-def writing(output: Path | None) -> Iterator[IO[str]]:
-    """The file to write to, or standard output."""
-    if output is None:
-        sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
-        yield sys.stdout
-    else:
-        with output.open("a", encoding="utf-8", newline="") as file:
-            yield file
-
-
-async def write_all(lines: AsyncIterator[tuple[int, dict[str, Any]]], to: Any, cursor: int) -> tuple[int, int]:
-    """(how many, the cursor behind the last). Broken off, it says where to go on."""
-    number = 0
-    try:
-        async for here, line in lines:
-            to.write(line)
-            number, cursor = number + 1, here
-    except BaseException:
-        err.print(f"Broken off after {number}. To go on: --after {cursor}", highlight=False)
-        raise
-    return number, cursor
 
 
 # --- erase ------------------------------------------------------------------------------------------------------------

@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from gateway.bulk import erase, merges, people
 from gateway.bulk.export import Export, cell
+from gateway.bulk.parquet import writing_parquet
 from gateway.bulk.people import Import, columns_of, entry_of
+from gateway.bulk.person import person_page
 from gateway.bulk.table import Row, delimiter_of, read_table
 from gateway.check import check_site
 from gateway.cli import main
+from gateway.cli_export import write_all
 from gateway.commands import identity
 from gateway.errors import BadRequest, Unavailable
 from gateway.exports import Whole
@@ -413,6 +417,72 @@ def test_export_as_a_user_meets_it(gateway: Shell) -> None:
     assert gateway("export", "shop", "events").stdout.startswith("event_id,name,")
     assert "nobody has the id" in gateway("export", "shop", "person", "99").stderr
     assert "no cursor" in gateway("export", "shop", "people", "--after", "x").stderr
+
+
+def test_parquet_has_types_and_goes_on_from_a_cursor(gateway: Shell) -> None:
+    gateway.write("people.csv", "id,email,plan\n42,bob@x.io,pro\n43,,\n44,mia@x.io,\n")
+    gateway("import", "shop", "people.csv")
+    done = gateway("export", "shop", "people", "--format", "parquet", "--output", "people.parquet")
+    table = parquet.read_table(gateway.folder / "people.parquet")
+    assert table.column("id").to_pylist() == ["42", "43", "44"]
+    assert json.loads(table.column("properties")[0].as_py()) == {"email": "bob@x.io", "plan": "pro"}
+    assert table.column("identities")[0].as_py() == [{"kind": "id", "value": "42"}]
+    assert table.column("created_at")[0].as_py().tzinfo is not None
+    cursor = done.stderr.split("--after ")[1].strip()
+    gateway("export", "shop", "people", "--format", "parquet", "--output", "more.parquet", "--after", cursor)
+    assert parquet.read_table(gateway.folder / "more.parquet").num_rows == 0
+    assert parquet.read_schema(gateway.folder / "more.parquet") == table.schema
+    again = gateway("export", "shop", "people", "--format", "parquet", "--output", "people.parquet")
+    assert "people.parquet cannot be written" in again.stderr
+    assert "standard output cannot be written" in gateway("export", "shop", "events", "--format", "parquet").stderr
+
+
+async def test_parquet_that_was_broken_off_holds_what_is_behind_its_cursor(driver: Driver, tmp_path: Path) -> None:
+    for n in range(5):
+        await driver.server_push(f"p{n}", ["track", "Paid", {"total": n}], f"t{n}", time.time())
+    export = Export(driver.gateway, driver.site)
+
+    async def breaking() -> AsyncIterator[tuple[int, dict[str, Any]]]:
+        async for cursor, line in export.events(0):
+            if line["data"]["total"] == 3:
+                raise Unavailable("gone")
+            yield cursor, line
+
+    said = io.StringIO()
+    with redirect_stderr(said), pytest.raises(Unavailable), writing_parquet(tmp_path / "e.parquet", "events") as lines:
+        await write_all(breaking(), lines, 0)
+    cursor = int(said.getvalue().split("--after ")[1])
+    kept = [json.loads(d) for d in parquet.read_table(tmp_path / "e.parquet").column("data").to_pylist()]
+    rest = [line["data"] async for _, line in export.events(cursor)]
+    assert kept + rest == [{"total": n} for n in range(5)]
+
+
+def test_a_person_can_read_what_is_held_about_them(gateway: Shell) -> None:
+    gateway.write("people.csv", "id,email,note\n42,bob@x.io,<script>alert(1)</script>\n")
+    gateway("import", "shop", "people.csv")
+    gateway("export", "shop", "person", "42", "--format", "html", "--output", "42.html")
+    page = (gateway.folder / "42.html").read_text("utf-8")
+    assert "Data held by shop about 42" in page
+    assert "bob@x.io" in page
+    assert "said by the site&#39;s server" in page
+    assert "&lt;script&gt;alert(1)" in page and "<script" not in page
+    assert "42.html cannot be written" in gateway("export", "shop", "person", "42", "--output", "42.html").stderr
+
+
+async def test_the_page_shows_all_that_the_json_holds(driver: Driver) -> None:
+    at = time.time()
+    await driver.push("d:1", ["track", "Landed", {"from": "ad-77", "deep": {"n": [1]}}], "a", at - 9)
+    await driver.push("d:1", ["user", {"id": "42", "city": "Köln"}], "b", at - 8)
+    await driver.push("d:1", ["tags", {"add": ["vip"]}], "c", at - 7)
+    await driver.push("d:1", ["unsubscribe", "42"], "d", at - 6)
+    profile = await driver.gateway.reader(driver.site).by_identity(("id", "42"))
+    assert profile is not None
+    data = await driver.gateway.reader(driver.site).export(int(profile["profile_id"]))
+    assert data is not None
+    page = person_page(driver.site, data)
+    shown = ["Landed", "ad-77", "{&#34;n&#34;:[1]}", "Köln", "vip", "unsubscribed", "said by a page"]
+    assert [s for s in shown if s not in page] == []
+    assert [v["device_id"] for v in data["profile"]["visitors"] if v["device_id"] not in page] == []
 
 
 @pytest.mark.parametrize(

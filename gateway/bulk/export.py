@@ -1,4 +1,4 @@
-"""`gateway export`: all people or events of a site as CSV or JSON Lines, with a cursor to go on from."""
+"""`gateway export`: all people or events of a site, line by line, with a cursor to go on from; as CSV or JSON Lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.store.sql import COLUMNS
 
 CHUNK = 500
 WHAT = ("people", "events")
-FORMATS = ("csv", "jsonl")
+FORMATS = ("csv", "jsonl", "parquet")
 
 PERSON = ("profile_id", "id", "identities", "subscribed", "tags", "events", "created_at", "updated_at")
 EVENT = (
