@@ -30,6 +30,7 @@ from gateway.inspect import check_inspectable
 from gateway.links import make_link
 from gateway.migrate import migrate
 from gateway.model import Site
+from gateway.privacy import check_gpc
 from gateway.record import Replay, Replayed, read_lines
 from gateway.settings import Settings, load
 from gateway.signing import new_secret
@@ -225,6 +226,7 @@ def set_site(
     device_cap: Annotated[int | None, typer.Option(min=1, help="devices a profile may have")] = None,
     identity_kind: Annotated[list[str] | None, typer.Option(help="identities to take as well: email, phone")] = None,
     time_zone: Annotated[str | None, typer.Option(help="where days are counted, such as Europe/Berlin")] = None,
+    gpc: Annotated[str | None, typer.Option(help="Global Privacy Control: respect, strict or ignore")] = None,
     database: Database = None,
 ) -> None:
     """Change a site; --origin and --identity-kind replace what was set before."""
@@ -237,6 +239,7 @@ def set_site(
         given["origins"] = [check_origin(o) for o in origin] if origin else None  # type: ignore[assignment]
         given["identity_kinds"] = [check_kind(k) for k in identity_kind] if identity_kind else None  # type: ignore[assignment]
         given["time_zone"] = check_time_zone(time_zone) if time_zone else None
+        given["gpc"] = check_gpc(gpc) if gpc is not None else None
         site.settings |= {k: v for k, v in given.items() if v is not None}
         return await gateway.sites.save(site)
 

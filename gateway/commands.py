@@ -19,6 +19,7 @@ from gateway.errors import BadRequest, BadToken
 from gateway.identity import rules
 from gateway.identity.requests import Command, Context, Link, Login, Logout, Refused, Reidentify, Track, Writes
 from gateway.model import Key, Proof, Site
+from gateway.privacy import GPC_IGNORES_LINKS
 from gateway.signing import LINK_PREFIX, Signer, read_identity_token, read_link_token, token_digest
 
 MAX_COMMANDS = 500
@@ -106,10 +107,11 @@ def _mended(raw: bytes) -> Body | None:
 class Parser:
     """Turns entries of one site into commands."""
 
-    def __init__(self, site: Site, signer: Signer, *, server: bool = False) -> None:
+    def __init__(self, site: Site, signer: Signer, *, server: bool = False, private: bool = False) -> None:
         self.site = site
         self.signer = signer
         self.server = server
+        self.private = private
         self.proof = Proof.SERVER if server else Proof.CLAIMED
         self.skipped: list[Skipped] = []
 
@@ -227,6 +229,8 @@ class Parser:
     def _on_link(self, entry: Entry, rest: list[Any]) -> list[Command]:
         value = rest[0] if rest else None
         head = self._head(entry)
+        if self.private:
+            return [Link(*head, ignored=GPC_IGNORES_LINKS)]
         if isinstance(value, str):
             try:
                 link = read_link_token(self.signer, value, time.time())

@@ -14,6 +14,8 @@ from gateway.signing import DEVICE_MAX_AGE
 COOKIE = "__Host-Http-vq"
 DEV_COOKIE = "vq_dev"
 PENDING_LINK = "vq_link"
+OPT_OUT = "vq_optout"
+FORGET_LINK = f"{PENDING_LINK}=; Path=/; Max-Age=0"
 REFRESH_AFTER = 24 * 3600
 
 
@@ -35,6 +37,11 @@ def read_cookies(header: str, name: str) -> list[str]:
     """The values a Cookie header has for `name`."""
     pairs = (part.strip().partition("=") for part in header.split(";"))
     return [value.strip('"') for key, _, value in pairs if key == name]
+
+
+def opted_out(header: str) -> bool:
+    """Whether a Cookie header says that nothing is to be kept of this browser."""
+    return "1" in read_cookies(header, OPT_OUT)
 
 
 def set_cookie(name: str, value: str, *, third_party: bool = False, max_age: int = DEVICE_MAX_AGE) -> str:

@@ -15,12 +15,22 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.commands import MAX_BODY, Body, Parser, decode_body, identity
 from gateway.context import Gateway
-from gateway.cookies import PENDING_LINK, REFRESH_AFTER, cookie_name, read_cookies, set_cookie
+from gateway.cookies import (
+    FORGET_LINK,
+    OPT_OUT,
+    PENDING_LINK,
+    REFRESH_AFTER,
+    cookie_name,
+    opted_out,
+    read_cookies,
+    set_cookie,
+)
 from gateway.errors import BadRequest, BadToken, Forbidden, GatewayError, TooLarge, Unauthorized
 from gateway.identity.requests import Batch, Command, Login, Operation, Person, Reidentify, ServerBatch, Writes
 from gateway.limits import Limits
 from gateway.model import Key, Site, now
 from gateway.observe import Pushed, Turned
+from gateway.privacy import KEPT_NOTHING, wishes
 from gateway.signing import device_token, read_device_token
 from gateway.web import error_body, leaked, refuse_coding
 
@@ -44,6 +54,7 @@ class Caller:
     origin: str = ""
     authorization: str = ""
     browser: bool = False
+    gpc: bool = False
     coding: str = ""
     client: tuple[str, int] | None = None
     length: int = 0
@@ -85,6 +96,8 @@ def caller(scope: Scope) -> Caller:
             found.origin, found.browser = value.decode("latin-1"), True
         elif name == b"sec-fetch-site":
             found.browser = True
+        elif name == b"sec-gpc":
+            found.gpc = value == b"1"
         elif name == b"authorization":
             found.authorization = value.decode("latin-1")
         elif name == b"content-encoding":
@@ -117,6 +130,7 @@ class Ingest:
     def __init__(self, gateway: Gateway, limits: Limits) -> None:
         self.gateway = gateway
         self.limits = limits
+        self.third_party = gateway.settings.cookie_mode == "third_party"
         self.tally = gateway.writer.tally
         self.cookies: dict[tuple[int, str], tuple[int, int, float]] = {}
 
@@ -167,11 +181,14 @@ class Ingest:
         site = await gateway.sites.by_api_key(body.key)
         check_origin(site, asked.origin)
         name = cookie_name(asked.scheme, asked.host)
+        wanted = wishes(site, gpc=asked.gpc, opted_out=OPT_OUT in asked.cookie and opted_out(asked.cookie))
+        if wanted.declined:
+            return self.declined(asked, name, len(body.commands))
         shown = self.shown_device(site, asked, name, body)
         self.limits.device(site.site_id, shown.device_id, len(body.commands))
         self.limits.address(asked.client, max(len(body.commands) - 1, 0))
         self.limits.site(site.site_id, len(body.commands))
-        parser = Parser(site, gateway.signer)
+        parser = Parser(site, gateway.signer, private=wanted.private)
         commands: list[Command] = []
         for entry in body.commands:
             parsed = parser.entry(entry)
@@ -183,13 +200,13 @@ class Ingest:
         measured = received - int(body.sent_at * 1000) if body.sent_at and 0 < body.sent_at < 2**52 else None
         device_id, outcomes = shown.device_id, list[str]()
         if commands:
-            batch = Batch(site, device_id, commands, received, measured, shown.other)
+            batch = Batch(site, device_id, commands, received, measured, shown.other, private=wanted.private)
             done = await gateway.writer.commands(batch)
             device_id, outcomes = done.device_id, done.outcomes
         for observer in gateway.observers:
             link = pending[0] if pending else None
             kept = (body, commands, outcomes, parser.skipped, device_id, received, measured, shown.other, link)
-            observer.pushed(Pushed(site, *kept))
+            observer.pushed(Pushed(site, *kept, private=wanted.private))
         return self.taken(site, name, shown, device_id, parser, had_pending=bool(pending))
 
     def shown_device(self, site: Site, asked: Caller, name: str | None, body: Body) -> Shown:
@@ -233,17 +250,27 @@ class Ingest:
         if device_id and not fresh:
             token = device_token(self.gateway.signer, site.site_id, device_id)
             if name:
-                third_party = self.gateway.settings.cookie_mode == "third_party"
-                reply.add("set-cookie", set_cookie(name, token, third_party=third_party))
+                reply.add("set-cookie", set_cookie(name, token, third_party=self.third_party))
             if not shown.by_cookie:
                 data["device"] = token
         if had_pending:
-            reply.add("set-cookie", f"{PENDING_LINK}=; Path=/; Max-Age=0")
+            reply.add("set-cookie", FORGET_LINK)
         if parser.skipped:
             self.tally.skip(parser.skipped)
             # The body stays the same for everybody; whoever embeds the snippet finds the reason in the network panel.
             reason = "".join(filter(str.isprintable, parser.skipped[0].reason.encode("ascii", "replace").decode()))
             reply.add("x-gateway-skipped", f"{len(parser.skipped)}; {reason[:300]}")
+        return reply
+
+    def declined(self, asked: Caller, name: str | None, commands: int) -> Reply:
+        """The usual answer for a browser of which nothing is to be kept; it forgets what it was given before."""
+        reply = Reply(202, {"status": "ok"}, [(b"cache-control", b"no-store")])
+        if name and read_cookies(asked.cookie, name):
+            reply.add("set-cookie", set_cookie(name, "", third_party=self.third_party, max_age=0))
+        if read_cookies(asked.cookie, PENDING_LINK):
+            reply.add("set-cookie", FORGET_LINK)
+        self.tally.skipped["declined"] += commands
+        reply.add("x-gateway-skipped", f"{commands}; {KEPT_NOTHING}")
         return reply
 
 

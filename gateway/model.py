@@ -123,6 +123,11 @@ class Site:
         return ZoneInfo(str(self.settings.get("time_zone", "UTC")))
 
     @property
+    def gpc(self) -> str:
+        """What is done about Global Privacy Control: `respect`, `strict` (nothing is kept) or `ignore`."""
+        return str(self.settings.get("gpc", "respect"))
+
+    @property
     def link_param(self) -> str:
         """The name of the link parameter in email links."""
         return str(self.settings.get("link_param", "vero_id"))

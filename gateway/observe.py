@@ -25,6 +25,7 @@ class Pushed:
     measured: int | None = None
     other_device: int = 0
     link: str | None = None
+    private: bool = False
 
 
 @dataclass(slots=True)

@@ -91,6 +91,8 @@ class Recorder:
         line = self._line(pushed.site, pushed.received_at) | {"device": str(pushed.device_id)}
         if pushed.other_device:
             line["other_device"] = str(pushed.other_device)
+        if pushed.private:
+            line["private"] = True
         line |= {"measured": pushed.measured, "commands": entries}
         line["outcomes"] = {c.op_id: o for c, o in zip(pushed.commands, pushed.outcomes, strict=True)}
         if proofs := {c.op_id: as_json(c) for c in pushed.commands if is_signed(c)}:
@@ -265,7 +267,8 @@ class Replay:
 
     def _page(self, site: Site, line: Json) -> Batch:
         """A page's request, parsed anew by today's rules; what was signed counts as it counted then."""
-        parser = Parser(site, self.gateway.signer)
+        private = bool(line.get("private"))
+        parser = Parser(site, self.gateway.signer, private=private)
         proofs: dict[str, Json] = dict(line.get("proofs", {}))
         commands: list[Command] = []
         for entry in line["commands"]:
@@ -278,7 +281,7 @@ class Replay:
         commands = [*(from_json(p) for p in proofs.values()), *commands]  # a link that came from a redirect is first
         device = self.devices.get((site.site_id, line["device"]), 0)
         other = self._device(site, line["other_device"]) if "other_device" in line else 0
-        return Batch(site, device, commands, line["at"], line["measured"], other)
+        return Batch(site, device, commands, line["at"], line["measured"], other, private=private)
 
     def _server(self, site: Site, line: Json) -> Batch | ServerBatch:
         commands = [from_json(c) for c in line["batch"]["commands"]]

@@ -17,7 +17,7 @@ from gateway.cookies import PENDING_LINK
 from gateway.errors import BadToken, GatewayError, NotFound
 from gateway.links import check_target
 from gateway.signing import read_link_token
-from gateway.web import error_answer
+from gateway.web import error_answer, wishes_of
 
 PENDING_SECONDS = 600
 
@@ -28,7 +28,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     async def follow(request: Request) -> Response:
         try:
             token = request.path_params["token"]
-            return await redirect(gateway, token, secure=request.url.scheme == "https", look=is_look(request))
+            return await redirect(gateway, token, request)
         except GatewayError as error:
             return error_answer(error)
 
@@ -40,7 +40,7 @@ def is_look(request: Request) -> bool:
     return request.method == "HEAD" or "prefetch" in request.headers.get("sec-purpose", "").lower()
 
 
-async def redirect(gateway: Gateway, token: str, *, secure: bool, look: bool) -> Response:
+async def redirect(gateway: Gateway, token: str, request: Request) -> Response:
     """Leads to the target in the token. Raises NotFound for a token that is not ours or has expired."""
     try:
         link = read_link_token(gateway.signer, token, time.time())
@@ -56,7 +56,8 @@ async def redirect(gateway: Gateway, token: str, *, secure: bool, look: bool) ->
         "X-Robots-Tag": "noindex",
     }
     response = Response(status_code=302, headers=headers)
-    if not look:
+    if not is_look(request) and not wishes_of(site, request).private:
+        secure = request.url.scheme == "https"
         attributes = f"Path=/; Max-Age={PENDING_SECONDS}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
         response.headers.append("Set-Cookie", f"{PENDING_LINK}={token}; {attributes}")
     return response

@@ -10,8 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from gateway.cookies import opted_out
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooLarge, Unauthorized, UnsupportedCoding
 from gateway.model import Site
+from gateway.privacy import Wishes, wishes
 
 log = logging.getLogger("gateway.web")
 
@@ -95,6 +97,12 @@ def bearer(request: Request) -> str:
     if kind.lower() != "bearer" or not secret.strip():
         raise Unauthorized("this call needs the site's secret key", "send Authorization: Bearer SECRET_KEY")
     return secret.strip()
+
+
+def wishes_of(site: Site, request: Request) -> Wishes:
+    """What the browser that sent a request asked not to be done."""
+    gpc, cookie = request.headers.get("sec-gpc") == "1", request.headers.get("cookie", "")
+    return wishes(site, gpc=gpc, opted_out=opted_out(cookie))
 
 
 def check_not_a_browser(request: Request, site: Site) -> None:

@@ -66,13 +66,17 @@ class Writer:
             await self._task
 
     async def commands(self, batch: Batch | ServerBatch) -> Done:
-        """Makes a batch durable. Raises Unavailable if that is not possible now."""
+        """Makes a batch durable, unless it was declined. Raises Unavailable if that is not possible now."""
+        if batch.declined:
+            return Done(0, ["noop" for _ in batch.commands])
         reply = await self._submit(batch)
         assert isinstance(reply, Done)
         return reply
 
     async def operation(self, operation: Operation) -> Answer:
-        """Carries out one operation. Raises NotFound, Conflict, Unavailable."""
+        """Carries out one operation, unless it was declined. Raises NotFound, Conflict, Unavailable."""
+        if operation.declined:
+            return Answer(operation.op_id, "noop")
         reply = await self._submit(operation)
         assert isinstance(reply, Answer)
         return reply

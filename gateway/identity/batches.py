@@ -388,6 +388,8 @@ class BatchRun(Run):
                 decider.page_reidentify(again, command.key, alias)
             return answer
         if isinstance(command, Link):
+            if command.ignored:
+                return decider.ignored(op, kind, command.ignored)
             if command.key is None:
                 return decider.blocked(op, kind, command.blocked or "the link names nobody")
             return decider.link(op, command.key, command.token)

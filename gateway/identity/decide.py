@@ -172,6 +172,10 @@ class Decider:
         self._check_links(device)
         return Answer(op.op_id, "switched", turn.home)
 
+    def ignored(self, op: Op, kind: str, reason: str) -> Answer:
+        """A command that identifies nobody here: only that it came is kept, and why it did nothing."""
+        return self._inert(op, kind, "noop", [], reason=reason)
+
     def blocked(self, op: Op, kind: str, reason: str, home: int = 0) -> Answer:
         """An identity value that must not become one: nothing is linked, the refusal is kept where it can be seen."""
         answer = self._inert(op, kind, "refused_blocked", [], reason=reason, node=home)

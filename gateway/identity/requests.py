@@ -55,12 +55,16 @@ class Login(Command):
 
 @dataclass(slots=True)
 class Link(Command):
-    """A link was followed. `token` is the digest of a signed link, None for a raw one."""
+    """A link was followed. `token` is the digest of a signed link, None for a raw one.
+
+    `ignored` says why it identifies nobody; whom it names is not kept then.
+    """
 
     key: Key | None = None
     blocked: str | None = None
     proof: Proof = Proof.LINK_RAW
     token: str | None = None
+    ignored: str | None = None
 
 
 @dataclass(slots=True)
@@ -102,6 +106,9 @@ class Batch:
     `measured` is the arrival minus the sender's clock in microseconds, None if the sender did not say. `name` is what
     another system calls the device, whose first batch under that name makes it; a character in it that no message id
     can hold keeps pages from taking such a name.
+
+    Here and in the other requests: `private` asks to be left out of feeds and webhooks; of what is `declined` the
+    writer keeps nothing.
     """
 
     site: Site
@@ -112,6 +119,8 @@ class Batch:
     other_device: int = 0
     actor: str = "page"
     name: str = ""
+    private: bool = False
+    declined: bool = False
 
 
 @dataclass(slots=True)
@@ -131,6 +140,8 @@ class ServerBatch:
     proof: Proof = Proof.SERVER
     receipt: str = ""
     known_only: bool = False
+    private: bool = False
+    declined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +180,5 @@ class Operation:
     actor: str = "server"
     blocked: str | None = None
     proof: Proof = Proof.SERVER
+    private: bool = False
+    declined: bool = False

@@ -16,8 +16,9 @@ from starlette.types import Scope
 from gateway.context import Gateway
 from gateway.errors import Forbidden, Unauthorized
 from gateway.model import Proof, Site
+from gateway.privacy import NONE, Wishes
 from gateway.signing import same
-from gateway.web import check_not_a_browser
+from gateway.web import check_not_a_browser, wishes_of
 
 DATE_WINDOW = 15 * 60
 """Seconds that the Date header of a signed request may differ from our clock."""
@@ -29,6 +30,7 @@ class Caller:
 
     site: Site
     public: bool = False
+    wishes: Wishes = NONE
 
     @property
     def proof(self) -> Proof:
@@ -85,7 +87,7 @@ def _page(request: Request, site: Site) -> Caller:
     if origin and site.origins and origin.lower() not in site.origins:
         hint = f"add it: gateway site set {site.name} --origin {origin[:200]}"
         raise Forbidden(f"pages of {origin[:200]} may not use this key", hint, code="unknown_origin")
-    return Caller(site, public=True)
+    return Caller(site, public=True, wishes=wishes_of(site, request))
 
 
 def check_signature(request: Request, site: Site, body: bytes, signature: str, at: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from dataclasses import asdict
 from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
@@ -88,7 +89,8 @@ async def keep_about(
 
     async def commit() -> None:
         if waiting:
-            batch = ServerBatch(caller.site, key, list(waiting), received, caller.actor, caller.proof)
+            who = (caller.site, key, list(waiting), received, caller.actor, caller.proof)
+            batch = ServerBatch(*who, **asdict(caller.wishes))
             waiting.clear()
             await asked.gateway.writer.commands(batch)
 
@@ -131,5 +133,6 @@ async def identify(asked: Asked, record: Record, anonymous: Key) -> None:
         return
     people = [Person(key=record.key), Person(key=anonymous)]
     caller = asked.caller
-    operation = Operation(caller.site, "reidentify", record.op_id, people, actor=caller.actor, proof=caller.proof)
+    rights = {"actor": caller.actor, "proof": caller.proof, **asdict(caller.wishes)}
+    operation = Operation(caller.site, "reidentify", record.op_id, people, **rights)
     await asked.gateway.writer.operation(operation)

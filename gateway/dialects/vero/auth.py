@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -13,8 +13,9 @@ from gateway.context import Gateway
 from gateway.errors import Forbidden, Unauthorized
 from gateway.ingest import check_origin
 from gateway.model import Proof, Site
+from gateway.privacy import NONE, Wishes
 from gateway.signing import same
-from gateway.web import check_not_a_browser
+from gateway.web import check_not_a_browser, wishes_of
 
 NAMES = ("auth_token", "tracking_api_key", "api_key")
 """The parameters that carry a key; the first one sent decides. Newer clients send the server's token as the second."""
@@ -28,6 +29,7 @@ class Caller:
 
     site: Site
     server: bool
+    wishes: Wishes = NONE
 
     @property
     def proof(self) -> Proof:
@@ -48,9 +50,9 @@ async def caller_of(gateway: Gateway, request: Request, params: dict[str, Any]) 
     caller = await _known(gateway, key)
     if caller.server:
         check_not_a_browser(request, caller.site)
-    else:
-        check_origin(caller.site, request.headers.get("origin", ""))
-    return caller
+        return caller
+    check_origin(caller.site, request.headers.get("origin", ""))
+    return replace(caller, wishes=wishes_of(caller.site, request))
 
 
 async def _known(gateway: Gateway, key: str) -> Caller:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -90,8 +91,8 @@ async def carried_out(gateway: Gateway, caller: Caller, message: Message) -> boo
         return await said(gateway, caller, message)
     if isinstance(message, Renamed):
         people = [Person(key=message.new), Person(key=message.old)]
-        rights = {"actor": caller.actor, "proof": caller.proof, "blocked": message.blocked}
-        await gateway.writer.operation(Operation(caller.site, "reidentify", "", people, **rights))  # type: ignore[arg-type]
+        rights = {"actor": caller.actor, "proof": caller.proof, "blocked": message.blocked, **asdict(caller.wishes)}
+        await gateway.writer.operation(Operation(caller.site, "reidentify", "", people, **rights))
         if message.blocked:
             raise BadRequest(message.blocked)
     if isinstance(message, Deleted):
@@ -112,7 +113,7 @@ async def said(gateway: Gateway, caller: Caller, message: Said) -> bool:
             commands[n] = Refused(command.op_id, command.sent_at, code="spoofed_system_event", message=reason)
     receipt = f"{message.receipt}-{caller.actor}" if message.receipt else ""
     who = (caller.site, message.key, commands, now(), caller.actor, caller.proof)
-    done = await gateway.writer.commands(ServerBatch(*who, receipt, message.known_only))
+    done = await gateway.writer.commands(ServerBatch(*who, receipt, message.known_only, **asdict(caller.wishes)))
     # A page must not learn whether somebody else sent the same.
     return done.repeated and caller.server
 
