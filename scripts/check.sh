@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs every check although an earlier one failed, and fails if any did: check.sh [all|lint|slow]
 # Browser tests are a pytest run of their own, because synchronous Playwright holds the thread's event loop.
+# Both runs share their tests among processes: much of a test is waiting for servers, browsers and databases.
 bin=.venv/bin
 failed=
 
@@ -24,8 +25,8 @@ if [ "${1:-all}" != slow ]; then
 fi
 case ${1:-all} in
 all)
-    run tests $bin/python -m pytest
-    run browser-tests $bin/python -m pytest tests/browser
+    run tests $bin/python -m pytest -n 3 --dist worksteal
+    run browser-tests $bin/python -m pytest tests/browser -n 2 --dist worksteal
     ;;
 slow)
     run slow-tests slow $bin/python -m pytest -m slow

@@ -52,12 +52,22 @@ def test_a_full_disk_is_503_and_nothing_is_lost_when_there_is_room_again(tmp_pat
     assert swarm.retry_after == {5}
 
 
+def locked(connection: sqlite3.Connection) -> bool:
+    """Whether the write lock could be had at this moment. Waiting for it as SQLite does may starve: it sleeps longer
+    than a busy gateway leaves it free."""
+    try:
+        connection.execute("begin immediate")
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
 def test_a_database_locked_by_somebody_else_is_503_until_it_is_free(tmp_path: Path) -> None:
     with GatewayServer(tmp_path, environment=UNLIMITED) as server:
         with Swarm(server.port, server.site()) as swarm:
             swarm.wait_for_more()
-            other = sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)
-            other.execute("begin immediate")
+            other = sqlite3.connect(tmp_path / "gateway.db", timeout=0, isolation_level=None)
+            wait_for(lambda: locked(other), 30, "a moment between two commits")
             swarm.wait_for_refusals(number=1)
             other.execute("rollback")
             other.close()
