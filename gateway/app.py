@@ -18,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import dialects, ingest, metrics, redirect, snippet
 from gateway.api import docs, native
+from gateway.console import routes as console
+from gateway.console.access import Access
 from gateway.context import Gateway
 from gateway.demo import backend, shop
 from gateway.errors import GatewayError, SettingError
@@ -110,6 +112,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         health_routes(gateway),
         metrics.routes(gateway),
         docs.routes(),
+        console.routes(gateway),
         list(snippet.routes()),
     ]
     return [route for door in doors for route in door]
@@ -199,6 +202,7 @@ class Application:
             return
         async with AsyncExitStack() as stack:
             gateway = await stack.enter_async_context(opened(self.settings))
+            await Access(gateway).announce()
             if self.record:
                 await stack.enter_async_context(recording(gateway, Path(self.record)))
             yield make_app(gateway, await self._extra(gateway))

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from gateway import __version__, backup, cli_bulk, cli_export
+from gateway import __version__, backup, cli_bulk, cli_export, cli_users
 from gateway import bench_merge as merging
 from gateway.backup import Report
 from gateway.bench_ingest import bench
@@ -47,6 +47,8 @@ app.add_typer(site_app, name="site")
 app.add_typer(bench_app, name="bench")
 app.add_typer(cli_bulk.app)
 app.command("export")(cli_export.export_site)
+app.add_typer(cli_users.app, name="user")
+app.command("console-token")(cli_users.console_token)
 app.command()(migrate)
 Origins = Annotated[list[str] | None, typer.Option(help="an origin whose pages may use the key; several times")]
 
@@ -67,7 +69,7 @@ def main() -> None:
 
 def run_server(settings: Settings, workers: int, **modes: str) -> None:
     """Runs uvicorn until it is told to stop. `modes` (demo, inspect, record) are what else it does."""
-    os.environ["GATEWAY_DATABASE"] = settings.database
+    os.environ |= {"GATEWAY_DATABASE": settings.database, "GATEWAY_PORT": str(settings.port)}
     os.environ |= {f"GATEWAY_{name.upper()}": value for name, value in modes.items()}
     uvicorn.run(
         "gateway.app:create",

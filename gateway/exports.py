@@ -72,6 +72,17 @@ class Whole:
         """Its devices that are browsers, first seen first."""
         return list(dict.fromkeys(v.device_id for v in self.visitors if v.device_id not in self.servers))
 
+    @property
+    def first_seen(self) -> int:
+        """When it was first heard of, 0 for never."""
+        times = [v.first_seen for v in self.visitors if v.first_seen] + [i.since for i in self.identities]
+        return min(times, default=0)
+
+    @property
+    def last_seen(self) -> int:
+        """When something of it was last seen, 0 for never."""
+        return max([v.last_seen for v in self.visitors if v.last_seen], default=self.first_seen)
+
 
 class Exports(Reader):
     """Answers questions about many profiles of one site at once."""

@@ -44,6 +44,7 @@ DOORS = (
     ("/api/v2/", "vero"),
     ("/1/", "clevertap"),
     ("/r/", "redirect"),
+    ("/console", "console"),
     (PATH, "metrics"),
     ("/health", "health"),
     ("/ready", "health"),

@@ -199,14 +199,8 @@ def target_of(rule: str, people: Iterable[Whole]) -> tuple[str, str]:
     if len(named) > 1:
         return "", "several have a customer number: they may be different people"
     if rule == "newest":
-        return str(max(people, key=lambda w: (made_at(w), w.profile_id)).profile_id), ""
+        return str(max(people, key=lambda w: (w.first_seen, w.profile_id)).profile_id), ""
     return (str(named[0]), "") if named else ("", "none has a customer number")
-
-
-def made_at(whole: Whole) -> int:
-    """When a profile was first heard of."""
-    times = [v.first_seen for v in whole.visitors if v.first_seen] + [i.since for i in whole.identities]
-    return min(times, default=0)
 
 
 async def merge_groups(

@@ -1,0 +1,1 @@
+"""The operator console at /console: find people, see why they are who they are, set it right."""
