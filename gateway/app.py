@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import dialects, ingest, metrics, redirect, snippet
+from gateway import dialects, ingest, metrics, opting_out, probe, redirect, snippet
 from gateway.api import docs, native
 from gateway.console import routes as console
 from gateway.console.access import Access
@@ -109,6 +109,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         native.routes(gateway),
         dialects.routes(gateway),
         redirect.routes(gateway),
+        opting_out.routes(gateway),
+        probe.routes(gateway),
         health_routes(gateway),
         metrics.routes(gateway),
         docs.routes(),
@@ -124,6 +126,7 @@ class Front:
     def __init__(self, gateway: Gateway, extra: list[BaseRoute] | None = None) -> None:
         handlers = {GatewayError: on_gateway_error, HTTPException: on_http_error, Exception: on_bug}
         self.gateway = gateway
+        self.prefix = gateway.settings.prefix
         self.limits = Limits(gateway.settings)
         self.ingest = ingest.Ingest(gateway, self.limits)
         self.routed = Starlette(routes=[*routes(gateway), *(extra or [])], exception_handlers=handlers)
@@ -131,6 +134,7 @@ class Front:
         self.routed.state.gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope = self._at_the_top(scope)
         if scope["type"] == "http" and scope["path"] == ingest.PATH:
             await self.ingest(scope, receive, send)
             return
@@ -143,6 +147,14 @@ class Front:
             await error_answer(refused)(scope, receive, send)
             return
         await self.routed(scope, receive, send)
+
+    def _at_the_top(self, scope: Scope) -> Scope:
+        """The request as if the gateway had the host for itself, also behind a proxy that leaves the path as it is."""
+        if self.prefix and scope["type"] == "http" and scope["path"].startswith(f"{self.prefix}/"):
+            raw = scope.get("raw_path")
+            cut = raw.removeprefix(self.prefix.encode()) if raw else raw
+            return {**scope, "path": scope["path"].removeprefix(self.prefix), "raw_path": cut}
+        return scope
 
     def _counted(self, scope: Scope, send: Send) -> Send:
         """`send`, which also counts the answer."""

@@ -55,6 +55,7 @@ class Caller:
     authorization: str = ""
     browser: bool = False
     gpc: bool = False
+    unseen: bool = False
     coding: str = ""
     client: tuple[str, int] | None = None
     length: int = 0
@@ -98,6 +99,8 @@ def caller(scope: Scope) -> Caller:
             found.browser = True
         elif name == b"sec-gpc":
             found.gpc = value == b"1"
+        elif name == b"sec-purpose":  # a page that is being prerendered: nobody has seen it yet
+            found.unseen = b"prefetch" in value
         elif name == b"authorization":
             found.authorization = value.decode("latin-1")
         elif name == b"content-encoding":
@@ -194,7 +197,8 @@ class Ingest:
             parsed = parser.entry(entry)
             if parsed is not None:
                 commands += parsed[1]
-        pending = read_cookies(asked.cookie, PENDING_LINK) if PENDING_LINK in asked.cookie else []
+        follows = PENDING_LINK in asked.cookie and not asked.unseen
+        pending = read_cookies(asked.cookie, PENDING_LINK) if follows else []
         if pending and commands:
             commands = [*confirmed(parser, pending[0], commands), *commands]
         measured = received - int(body.sent_at * 1000) if body.sent_at and 0 < body.sent_at < 2**52 else None

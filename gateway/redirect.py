@@ -1,7 +1,8 @@
 """GET /r/<token>: the way of an email link through the gateway's own host, which no client strips.
 
 Where it leads is fixed in the signed token, so it is no open redirect. It identifies nobody: scanners open links too.
-It leaves the token in a cookie, and the first commands of a page that a person really sees confirm it.
+It leaves the token in a cookie, and the first commands of a page that a person really sees confirm it. Where the
+gateway is a third party, pages cannot send that cookie back: there the token goes along as the link parameter.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from starlette.routing import BaseRoute, Route
 from gateway.context import Gateway
 from gateway.cookies import PENDING_LINK
 from gateway.errors import BadToken, GatewayError, NotFound
-from gateway.links import check_target
+from gateway.links import check_target, with_parameter
 from gateway.signing import read_link_token
 from gateway.web import error_answer, wishes_of
 
 PENDING_SECONDS = 600
+PURPOSES = ("sec-purpose", "purpose", "x-purpose", "x-moz")
+"""Where browsers say that nobody sees the page yet: today's header, and what older ones sent."""
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
@@ -37,7 +40,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
 
 def is_look(request: Request) -> bool:
     """Whether this is a machine having a look, not a person following a link."""
-    return request.method == "HEAD" or "prefetch" in request.headers.get("sec-purpose", "").lower()
+    said = " ".join(request.headers.get(name, "") for name in PURPOSES).lower()
+    return request.method == "HEAD" or any(word in said for word in ("prefetch", "prerender", "preview"))
 
 
 async def redirect(gateway: Gateway, token: str, request: Request) -> Response:
@@ -49,14 +53,17 @@ async def redirect(gateway: Gateway, token: str, request: Request) -> Response:
     site = next((s for s in await gateway.sites.all() if s.site_id == link.site_id), None)
     if site is None or not link.url:
         raise NotFound("this link does not work", "its site is gone")
+    target = check_target(link.url, site)
+    bind = not is_look(request) and not wishes_of(site, request).private
+    third_party = gateway.settings.cookie_mode == "third_party"
     headers = {
-        "Location": check_target(link.url, site),
+        "Location": with_parameter(target, site.link_param, token) if bind and third_party else target,
         "Cache-Control": "no-store",
         "Referrer-Policy": "no-referrer",
         "X-Robots-Tag": "noindex",
     }
     response = Response(status_code=302, headers=headers)
-    if not is_look(request) and not wishes_of(site, request).private:
+    if bind and not third_party:
         secure = request.url.scheme == "https"
         attributes = f"Path=/; Max-Age={PENDING_SECONDS}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
         response.headers.append("Set-Cookie", f"{PENDING_LINK}={token}; {attributes}")

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from gateway.cookies import is_local
 from gateway.errors import SettingError
 
 
@@ -62,9 +65,20 @@ def _keys(text: str) -> list[str]:
 
 
 def _url(text: str) -> str:
-    if text and not text.startswith(("http://", "https://")):
-        raise ValueError("write a URL such as https://t.shop.example")
+    parts = urlsplit(text)
+    whole = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+    if text and (not whole or parts.query or parts.fragment or not text.isprintable() or " " in text):
+        raise ValueError("write a URL such as https://www.shop.example/vq or https://t.shop.example")
     return text.rstrip("/")
+
+
+def _addresses(text: str) -> str:
+    for address in filter(None, map(str.strip, text.split(","))):
+        try:
+            address == "*" or ip_network(address, strict=False)
+        except ValueError:
+            raise ValueError(f"{address!r} is no address: write 10.0.0.7 or 10.0.0.0/8, commas between them") from None
+    return text
 
 
 def _number(least: float, most: float) -> Callable[[str], float]:
@@ -108,7 +122,9 @@ SETTINGS = (
     Setting("signing_keys", [], _keys, "keys for cookies and links, newest last; default: kept in the database", True),
     Setting("metrics_token", "", str, "what /metrics asks for as a Bearer token; default: this machine only", True),
     Setting("log_level", "info", _one_of("debug", "info", "warning", "error"), "how much is logged"),
-    Setting("trusted_proxies", "127.0.0.1", str, "addresses whose X-Forwarded-For is believed; commas between them"),
+    Setting(
+        "trusted_proxies", "127.0.0.1", _addresses, "addresses whose X-Forwarded-* are believed; commas between them"
+    ),
     Setting("max_connections", 4096, _count(1, 1_000_000), "connections per process, as far as open files allow"),
     Setting("max_header", 32 * 1024, _size(1024), "bytes of a request's headers"),
     Setting("max_held", 64 * 1024**2, _size(1024**2), "bytes of unanswered requests per process, then 503"),
@@ -146,6 +162,11 @@ class Settings:
     rate_site: float
     rate_device: float
 
+    @property
+    def prefix(self) -> str:
+        """The path that the public URL has, such as /vq; empty at the top of a host."""
+        return urlsplit(self.public_url).path
+
 
 def load(environment: Mapping[str, str] | None = None, **flags: Any) -> Settings:
     """The settings from flags, environment and files. Raises SettingError naming the variable."""
@@ -158,7 +179,20 @@ def load(environment: Mapping[str, str] | None = None, **flags: Any) -> Settings
             values[setting.name] = setting.default if text is None else setting.parse(text)
         except ValueError as error:
             raise SettingError(f"{setting.variable} has a value that cannot be used: {error}") from error
-    return Settings(**values)
+    settings = Settings(**values)
+    check_cookie_can_work(settings)
+    return settings
+
+
+def check_cookie_can_work(settings: Settings) -> None:
+    """Raises SettingError where browsers would drop the cookie, so that nobody finds out by missing data."""
+    public = urlsplit(settings.public_url)
+    if public.scheme == "http" and not is_local(public.netloc):
+        message = f"GATEWAY_PUBLIC_URL is {settings.public_url}: browsers keep the gateway's cookie on https only"
+        raise SettingError(message, "let a proxy in front speak TLS and write https://…; http works on localhost alone")
+    if settings.cookie_mode == "third_party" and not settings.public_url:
+        message = "GATEWAY_COOKIE_MODE is third_party, and no GATEWAY_PUBLIC_URL says where browsers find the gateway"
+        raise SettingError(message, "set GATEWAY_PUBLIC_URL=https://…: third-party cookies work on https only")
 
 
 def _from_environment(setting: Setting, env: Mapping[str, str]) -> str | None:

@@ -61,7 +61,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 async def on_bug(request: Request, error: Exception) -> Response:
     """Exception handler for what should never happen: logged with its traceback, told apart from a refusal."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    route = request.scope.get("route")  # not the path: it may hold a token or somebody's id
+    log.error("%s %s failed", request.method, getattr(route, "path", "?"), exc_info=error)
     return answer(error_body("bug", "the gateway failed on this request", "the log says where"), 500)
 
 

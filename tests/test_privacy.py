@@ -11,10 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.app import make_app, opened
 from gateway.cookies import COOKIE, PENDING_LINK
 from gateway.identity.engine import Request
 from gateway.identity.requests import Batch
 from gateway.record import Replay, read_lines, recording
+from gateway.settings import load
 from tests.driver import Driver, driving
 
 GPC = {"Sec-GPC": "1"}
@@ -160,3 +162,95 @@ async def everything(driver: Driver) -> dict[str, int]:
         (row,) = await driver.gateway.store.read(f"/* test.count */ select count(*) as n from {table}")
         counts[table] = row["n"]
     return counts
+
+
+# --- the opt-out page -----------------------------------------------------------------------------------------------
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
+
+
+async def choose(driver: Driver, choice: str, **headers: str) -> httpx.Response:
+    return await driver.client.post("/privacy", content=f"choice={choice}", headers=FORM | headers)
+
+
+async def test_the_opt_out_page_tells_what_is_known_and_takes_it_away(driver: Driver) -> None:
+    assert "is not known here" in (await driver.client.get("/privacy")).text
+    await send(driver, ["track", "Before"])
+    assert "is known here by a random number" in (await driver.client.get("/privacy")).text
+    link = await link_for(driver, "jo@x.io")
+    await driver.client.get(link["redirect"])
+    response = await choose(driver, "out")
+    assert (response.status_code, response.headers["location"]) == (303, "privacy")
+    assert set(driver.client.cookies) == {"vq_optout"}
+    assert "has opted out" in (await driver.client.get("/privacy")).text
+    before = await everything(driver)
+    kept = await send(driver, ["user", {"id": "42"}], ["track", "Secret"])
+    assert (kept.json(), "set-cookie" in kept.headers) == ({"status": "ok"}, False)
+    assert "set-cookie" not in (await driver.client.get(link["redirect"])).headers
+    assert await everything(driver) == before
+
+
+async def test_who_opts_in_again_is_somebody_new(driver: Driver) -> None:
+    await send(driver, ["track", "Before"])
+    await choose(driver, "out")
+    await choose(driver, "in")
+    assert not driver.client.cookies
+    await send(driver, ["track", "After"])
+    assert sorted(p["events"] for p in await driver.profiles()) == [1, 1]
+
+
+async def test_a_token_left_in_storage_does_not_bring_back_who_opted_out(driver: Driver) -> None:
+    token = (await send(driver, ["track", "Before"])).json()["device"]
+    await choose(driver, "out")
+    before = await everything(driver)
+    response = await send(driver, ["track", "Secret"], device=token)
+    assert "device" not in response.json(), "the snippet drops its token"
+    assert await everything(driver) == before
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "", "Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "", "Origin": "null"},
+        {"Sec-Fetch-Site": ""},
+    ],
+)
+async def test_no_other_page_decides_for_its_visitors(driver: Driver, headers: dict[str, str]) -> None:
+    response = await choose(driver, "out", **headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "other_page")
+    assert not driver.client.cookies
+
+
+async def test_a_browser_without_fetch_metadata_may_choose_too(driver: Driver) -> None:
+    await choose(driver, "out", **{"Sec-Fetch-Site": "", "Origin": "https://t.shop.example"})
+    assert driver.client.cookies["vq_optout"] == "1"
+
+
+async def test_the_opt_out_page_is_plain_private_and_only_framed_by_the_site(driver: Driver) -> None:
+    driver.site.settings["origins"] = ["https://www.shop.example"]
+    await driver.gateway.sites.save(driver.site)
+    response = await driver.client.get("/privacy")
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'self' https://www.shop.example" in policy
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["referrer-policy"] == "same-origin", "so that browsers say where the form came from"
+    assert "<script" not in response.text
+    assert (await choose(driver, "maybe")).status_code == 400
+
+
+async def test_the_opt_out_cookie_reaches_a_third_party_from_inside_a_page(tmp_path: Path) -> None:
+    settings = load(
+        {"GATEWAY_COOKIE_MODE": "third_party", "GATEWAY_PUBLIC_URL": "https://tracker.example"},
+        database=f"sqlite:///{tmp_path / 'third.db'}",
+    )
+    async with opened(settings) as gateway:
+        transport = httpx.ASGITransport(app=make_app(gateway))
+        async with httpx.AsyncClient(transport=transport, base_url="https://tracker.example") as client:
+            response = await client.post("/privacy", content="choice=out", headers=FORM)
+    cookies = response.headers.get_list("set-cookie")
+    assert cookies[0] == "vq_optout=1; Path=/; Max-Age=34560000; Secure; HttpOnly; SameSite=None; Partitioned"
+    assert cookies[1].startswith(f"{COOKIE}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=None; Partitioned")

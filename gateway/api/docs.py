@@ -110,7 +110,7 @@ ul {{ margin: .25rem 0; padding-left: 1.25rem; }} p {{ margin: .25rem 0; }}
 pre {{ background: color-mix(in srgb, currentColor 7%, transparent); padding: .75rem; border-radius: 6px; }}
 </style></head><body><h1>Native API</h1>
 <p>JSON over HTTP with <code>Authorization: Bearer SECRET_KEY</code>; never from a browser. The machine-readable form is
-<a href="/openapi.json">/openapi.json</a> (OpenAPI 3.1). Where a body names a person, a string is an id;
+<a href="openapi.json">/openapi.json</a> (OpenAPI 3.1). Where a body names a person, a string is an id;
 <code>{{"kind":"email","value":…}}</code>, <code>{{"profile_id":…}}</code> and <code>{{"device_id":…}}</code> are the
 other ways. Every error is <code>{{"error":{{"code","message","hint"}}}}</code>.</p>
 <pre>curl -H "Authorization: Bearer $SECRET_KEY" "$GATEWAY/v1/profiles?identity=42"</pre>
