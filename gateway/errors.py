@@ -55,6 +55,13 @@ class Conflict(GatewayError):
     code = "conflict"
 
 
+class Gone(GatewayError):
+    """It was here, and is not kept any more."""
+
+    status = 410
+    code = "gone"
+
+
 class TooLarge(GatewayError):
     """The body, the batch or one of its parts is over a limit."""
 

@@ -277,6 +277,20 @@ class Event:
 
 
 @dataclass(slots=True)
+class Told:
+    """A fact as the feed tells it: the profile it is about, the profile ids it redirected, the stretches it moved.
+
+    `redirects`: (profile id, where it leads now), 0 if it was deleted. `moved`: (visitor before, visitor now, from,
+    until, profile before, profile now), 0 and 0 now if it was deleted.
+    """
+
+    seq: int
+    profile_id: int
+    redirects: list[tuple[int, int]] = field(default_factory=list)
+    moved: list[tuple[int, ...]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Write:
     """A property, tag or subscription fact: `kind` is set, once, tag or subscription. `value` is JSON; null clears."""
 

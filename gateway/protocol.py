@@ -62,6 +62,7 @@ class Guard:
         self.max_header = settings.max_header
         self.max_held = settings.max_held
         self.held = 0
+        self.stopping = False
         self.connections: set[Protocol] = set()
         self.waiting: OrderedDict[Protocol, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
@@ -161,6 +162,7 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """What has arrived whole is answered; a body that is still coming has a few seconds."""
         super().shutdown()
+        self.guard.stopping = True
         if self.receiving or self.transport.is_closing():
             self.deadline = min(self.deadline, self.loop.time() + LINGER_SECONDS)
 

@@ -132,6 +132,7 @@ SETTINGS = (
     Setting("body_timeout", 30.0, _seconds, "seconds until a request has sent its body"),
     Setting("send_timeout", 30.0, _seconds, "seconds until a client reads something of its answer"),
     Setting("idle_timeout", 65.0, _seconds, "seconds a connection may wait for its next request"),
+    Setting("feed_days", 7, _count(1, 3650), "days for which the feed can be read again"),
     Setting("rate_address", 500.0, _rate, "commands a second from one network (/24, IPv6 /64); 0 is no limit"),
     Setting("rate_site", 10_000.0, _rate, "commands a second for one site; 0 is no limit"),
     Setting("rate_device", 50.0, _rate, "commands a second from one device; 0 is no limit"),
@@ -158,6 +159,7 @@ class Settings:
     body_timeout: float
     send_timeout: float
     idle_timeout: float
+    feed_days: int
     rate_address: float
     rate_site: float
     rate_device: float

@@ -24,6 +24,7 @@ REFUSALS = {
     403: "a secret key that came from a browser has leaked",
     404: "nothing by that name",
     409: "the op id was used for another request, or the preview is stale",
+    410: "the cursor is older than what is kept",
     413: "the body is too large",
     503: "cannot be made durable now; Retry-After says when to try again",
 }

@@ -11,11 +11,12 @@ from gateway.api.calls import Asked, Call
 from gateway.commands import identity
 from gateway.context import Gateway
 from gateway.errors import BadRequest, GatewayError, NotFound
+from gateway.feed import Cursor, Feed
 from gateway.identity.decide import Answer
 from gateway.identity.requests import Operation, Person
 from gateway.links import make_link
 from gateway.model import Key
-from gateway.reads import Json
+from gateway.reads import Json, page_size
 
 KINDS = ("id", "email", "phone")
 MISSING = "it may never have been seen, or was deleted"
@@ -131,6 +132,18 @@ async def get_errors(asked: Asked) -> tuple[int, Any]:
 
 async def get_duplicates(asked: Asked) -> tuple[int, Any]:
     return 200, await asked.gateway.reader(asked.site).duplicates()
+
+
+async def get_feed(asked: Asked) -> tuple[int, Any]:
+    q = asked.query
+    after = Cursor.read(q.after) if q.after else Cursor()
+
+    async def wanted() -> bool:
+        guard = asked.request.scope.get("state", {}).get("guard")
+        return not (guard and guard.stopping) and not await asked.request.is_disconnected()
+
+    page = await Feed(asked.gateway.store, asked.site).wait(after, page_size(q.limit), q.wait, wanted)
+    return 200, {"entries": page.entries, "next": str(page.next)}
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------
@@ -289,6 +302,8 @@ CALLS = (
          query=shapes.ErrorPage),
     Call("GET", "/v1/duplicates", get_duplicates, "Profiles with the same address", {200: shapes.Duplicates},
          query=shapes.DuplicateRule),
+    Call("GET", "/v1/feed", get_feed, "Events and identity changes, in the order of their commits",
+         {200: shapes.FeedShown}, query=shapes.FeedPage, errors=(410,)),
     Call("POST", "/v1/links", make_a_link, "A signed link for an email", {200: shapes.LinkShown}, body=shapes.Link),
 )  # fmt: skip
 

@@ -132,6 +132,14 @@ class DuplicateRule(Struct):
     by: Annotated[str, Meta(pattern="^email$")] = "email"
 
 
+class FeedPage(Struct):
+    """A page of the feed; with `wait` the answer comes when there is something, after so many seconds at the latest."""
+
+    after: Cursor | None = None
+    limit: Limit | None = None
+    wait: Annotated[int, Meta(ge=0, le=25, description="seconds to wait for something new")] = 0
+
+
 class DeleteOptions(Struct):
     """Your own id for the deletion."""
 
@@ -365,6 +373,52 @@ class Moves(Struct):
     visitors: int
     identities: int
     events: int
+
+
+class Redirect(Struct):
+    """A profile id that leads to another profile now; to itself when it stands for one again; to none if deleted."""
+
+    profile_id: Id
+    target: Id | None
+
+
+class MovedStretch(Struct, rename={"start": "from"}):
+    """Events of the visitor `was` with from <= micros < until are `visitor_id`'s now; null there: deleted."""
+
+    was: Id
+    visitor_id: Id | None
+    start: int | None
+    until: int | None
+    source: Id | None
+    target: Id | None
+
+
+class EventEntry(Struct, tag="event", tag_field="type"):
+    """An event, with the profile that it belongs to now; `micros` is when it happened, to compare with `moved`."""
+
+    id: str
+    at: str
+    profile_id: Id
+    micros: int
+    event: EventShown
+
+
+class IdentityEntry(Struct, tag="identity", tag_field="type"):
+    """A change of who is who."""
+
+    id: str
+    at: str
+    profile_id: Id | None
+    fact: FactShown
+    redirects: list[Redirect]
+    moved: list[MovedStretch]
+
+
+class FeedShown(Struct):
+    """Entries in the order of commits; `next` goes back as `after`, also when there are none."""
+
+    entries: list[EventEntry | IdentityEntry]
+    next: str
 
 
 class Plan(Struct):

@@ -102,7 +102,7 @@ class BatchRun(Run):
         self.recorded = {(f.device_id, f.op_id): f for f in facts}
         await self._deepen(batches)
         self.last_seq = await self.tx.last_seq(self.site.site_id)  # after the locks: behind whoever held them before
-        replies: list[Done] = [self._decide(b) for b in batches]
+        replies: list[Done] = [self._told(b) for b in batches]
         await self.save()
         return replies
 
@@ -244,6 +244,14 @@ class BatchRun(Run):
         return False
 
     # --- deciding -----------------------------------------------------------------------------------------------
+
+    def _told(self, batch: Batch | ServerBatch) -> Done:
+        """Decides a batch, and notes what of it is to be left out of the feed."""
+        events, facts = len(self.events), len(self.decider.facts)
+        done = self._decide(batch)
+        if batch.private:
+            self.private |= {e.event_id for e in self.events[events:]} | {f.seq for f in self.decider.facts[facts:]}
+        return done
 
     def _decide(self, batch: Batch | ServerBatch) -> Done:
         if isinstance(batch, ServerBatch):

@@ -47,6 +47,8 @@ class OperationRun(Run):
         op_id = operation.op_id or f"{operation.kind}-{self.new_id()}"
         op = Op(op_id, self.now, operation.actor, operation.proof, 0, fingerprint, operation.reason)
         answer = await getattr(self, f"_{operation.kind}")(op)
+        if operation.private:
+            self.private = {f.seq for f in self.decider.facts}
         if not operation.dry_run and operation.kind != "preview":
             await self.save()
         assert isinstance(answer, Answer)

@@ -8,6 +8,7 @@ from gateway.identity import rules
 from gateway.identity.decide import Decider
 from gateway.identity.ledger import World
 from gateway.identity.load import Loader
+from gateway.identity.outbox import outbox
 from gateway.model import (
     Event,
     Fact,
@@ -38,6 +39,7 @@ class Run:
         self.receipts: dict[str, int] = {}
         self.new_names: dict[str, str] = {}
         self.repeated = 0
+        self.private: set[int] = set()
 
     def next_seq(self) -> int:
         """The next place in the ledger: time-ordered, and behind everything committed even if the clock went back."""
@@ -70,6 +72,7 @@ class Run:
         self._ledger_rows(changes)
         if self.decider.deleted_nodes:
             await self.tx.erase(self.site.site_id, self.decider.deleted, self.decider.deleted_nodes)
+        changes.outbox = outbox(self.decider, self.loader, sorted(added), self.private)
         await self.tx.save(self.site.site_id, changes)
 
     async def _recount(self) -> None:

@@ -12,11 +12,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from gateway.model import Device, Event, Fact, Identity, IdentityError, Key, Profile, Site, Visitor, Write
+from gateway.model import Device, Event, Fact, Identity, IdentityError, Key, Profile, Site, Told, Visitor, Write
 
 T = TypeVar("T")
 Record = dict[str, Any]
 """A row to be shown: column names to values."""
+
+
+@dataclass(slots=True)
+class Outbox:
+    """What a commit adds to the feed of a site: ids of events, and facts."""
+
+    at: int
+    events: list[int]
+    facts: list[Told]
 
 
 @dataclass(slots=True)
@@ -47,6 +56,7 @@ class Changes:
     homes: list[tuple[str, str, int]] = field(default_factory=list)
     receipts: list[tuple[str, int]] = field(default_factory=list)
     event_names: list[tuple[str, str]] = field(default_factory=list)
+    outbox: Outbox | None = None
 
 
 class Transaction(Protocol):
@@ -175,6 +185,9 @@ class Store(Protocol):
 
     async def set_config(self, name: str, value: str, *, only_if_absent: bool = False) -> str:
         """Keeps a value with the database; returns what is kept now."""
+
+    async def settled(self) -> tuple[int, int]:
+        """(how far the outbox is complete, its last position): up to the first, no commit can put in anything more."""
 
     async def lease_node(self) -> int:
         """A number for this process's ids that no other running process on this database has."""

@@ -35,6 +35,9 @@ MIGRATION_LOCK = 0x7665726F71  # any number that no other program on this databa
 PREPARED = 256
 BEGIN = "begin; set local lock_timeout = '5s'; set local statement_timeout = '30s'"
 
+OUTBOX_END = """/* outbox.end */ select s.last, (select count(*) from outbox where position > $1 and position <= s.last)
+ as found from (select coalesce(pg_sequence_last_value(pg_get_serial_sequence('outbox', 'position')), 0) as last) s"""
+
 CONFLICTS = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
@@ -189,6 +192,8 @@ class PostgresStore(SqlStore):
         self._url = urlunsplit(parts._replace(query=urlencode(options)))
         self._pool: Any = None
         self._types: dict[str, dict[str, str]] = {}
+        self._settled = 0
+        self._fence: tuple[int, int] | None = None
 
     async def open(self) -> None:
         """Connects, makes or migrates the schema."""
@@ -295,6 +300,27 @@ class PostgresStore(SqlStore):
                     yield dict(row)
         except AWAY as error:
             raise _unavailable("read", error) from error
+
+    async def settled(self) -> tuple[int, int]:
+        """A missing position belongs to a transaction under way, or was never used.
+
+        A transaction has its number (xid) before it takes a position. So what is missing now will never come once every
+        transaction with a lower number than one made now is over.
+        """
+        start = self._settled
+        rows = await self.read(OUTBOX_END, start)
+        end, found = int(rows[0]["last"]), int(rows[0]["found"])
+        if found == end - start:
+            self._settled = max(self._settled, end)
+        else:
+            if self._fence is None:
+                number = "/* outbox.fence */ select pg_current_xact_id()::text::bigint"
+                self._fence = (end, int((await self.run(lambda tx: tx.fetch(number)))[0][0]))
+            up_to, xid = self._fence
+            sql = "/* outbox.over */ select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as oldest"
+            if int((await self.read(sql))[0]["oldest"]) > xid:
+                self._settled, self._fence = max(self._settled, up_to), None
+        return self._settled, end
 
     async def lease_node(self) -> int:
         """The next number of a sequence, modulo what an id has room for."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import msgspec
@@ -23,10 +24,11 @@ from gateway.model import (
     Profile,
     Proof,
     Site,
+    Told,
     Visitor,
     Write,
 )
-from gateway.store.base import Changes
+from gateway.store.base import Changes, Outbox
 
 Rows = list[tuple[Any, ...]]
 
@@ -112,6 +114,22 @@ def fact_from(row: Sequence[Any]) -> Fact:
     fact.detail = _decode(row[12])
     fact.erased, fact.inert = bool(row[19]), bool(row[20])
     return fact
+
+
+def outbox_from(row: Sequence[Any]) -> Outbox:
+    """What a commit adds to the feed from its columns: at, events, facts."""
+    facts = [
+        Told(seq, profile, [tuple(r) for r in to], [tuple(m) for m in moved])
+        for seq, profile, to, moved in _decode(row[2] or "[]")
+    ]
+    return Outbox(row[0], list(accumulate(_decode(row[1] or "[]"))), facts)
+
+
+def _outbox_row(site_id: int, o: Outbox) -> tuple[Any, ...]:
+    """Ids of one commit follow one another closely: they are kept as their differences."""
+    events = _json([b - a for a, b in pairwise([0, *o.events])]) if o.events else None
+    facts = _json([[f.seq, f.profile_id, f.redirects, f.moved] for f in o.facts]) if o.facts else None
+    return (site_id, o.at, events, facts)
 
 
 def _device_row(d: Device) -> tuple[Any, ...]:
@@ -384,6 +402,12 @@ class SqlTransaction(ABC):
         await self.upsert("tombstones", site_id, "value_hash, deleted_at", c.tombstones)
         await self._save_errors(site_id, c.errors)
         await self._save_receipts(site_id, c)
+        if c.outbox is not None:
+            await self._add_to_outbox(site_id, c.outbox)
+
+    async def _add_to_outbox(self, site_id: int, row: Outbox) -> None:
+        """Last of all: whoever waits for this commit comes after it in the feed."""
+        await self.insert("outbox", "site_id, at, events, facts", [_outbox_row(site_id, row)], "")
 
     async def _save_receipts(self, site_id: int, c: Changes) -> None:
         await self.upsert("receipts", site_id, "receipt, at", c.receipts)

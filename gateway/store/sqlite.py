@@ -163,6 +163,12 @@ class SqliteStore(SqlStore):
         finally:
             await connection.close()
 
+    async def settled(self) -> tuple[int, int]:
+        """Its last position, twice: there is one writer, and what it took back it takes again."""
+        rows = await self.read("/* outbox.end */ select seq from sqlite_sequence where name = 'outbox'")
+        end = int(rows[0]["seq"]) if rows else 0
+        return end, end
+
     async def lease_node(self) -> int:
         """The next number, modulo what an id has room for."""
         async with self.transaction() as tx:
