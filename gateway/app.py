@@ -29,6 +29,7 @@ from gateway.limits import Limits
 from gateway.model import IdGenerator
 from gateway.protocol import Guard
 from gateway.record import recording
+from gateway.retention import retained
 from gateway.settings import Settings
 from gateway.settings import load as settings_from_environment
 from gateway.signing import Signer, new_secret
@@ -217,6 +218,7 @@ class Application:
             await Access(gateway).announce()
             if self.record:
                 await stack.enter_async_context(recording(gateway, Path(self.record)))
+            await stack.enter_async_context(retained(gateway))
             yield make_app(gateway, await self._extra(gateway))
 
     async def _extra(self, gateway: Gateway) -> list[BaseRoute]:

@@ -6,8 +6,6 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +16,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from gateway import __version__, backup, cli_bulk, cli_export, cli_users
+from gateway import __version__, cli_bulk, cli_export, cli_upkeep, cli_users
 from gateway import bench_merge as merging
-from gateway.backup import Report
 from gateway.bench_ingest import bench
-from gateway.check import check_site
 from gateway.commands import identity
 from gateway.context import Gateway
 from gateway.errors import BadRequest, GatewayError
@@ -46,6 +42,7 @@ site_app = typer.Typer(no_args_is_help=True, help="Sites and their keys.")
 app.add_typer(site_app, name="site")
 app.add_typer(bench_app, name="bench")
 app.add_typer(cli_bulk.app)
+app.add_typer(cli_upkeep.app)
 app.command("export")(cli_export.export_site)
 app.add_typer(cli_users.app, name="user")
 app.command("console-token")(cli_users.console_token)
@@ -292,83 +289,7 @@ def link(
         typer.echo(made["url"])
 
 
-# --- looking after it -------------------------------------------------------------------------------------------------
-
-
-def differences_in(settings: Settings, site: str | None = None) -> dict[str, list[str]]:
-    """What differs between ledger and tables, by the name of the site."""
-
-    async def work(gateway: Gateway) -> dict[str, list[str]]:
-        sites = [await site_named(gateway, site)] if site else await gateway.sites.all(fresh=True)
-        return {s.name: await check_site(gateway.store, s, err) for s in sites}
-
-    return with_gateway(settings, work)
-
-
-@app.command()
-def check(
-    site: Annotated[str | None, typer.Option(help="only this site")] = None,
-    as_json: AsJson = False,
-    database: Database = None,
-) -> None:
-    """Fold the ledger again and compare it with the tables. Exit code 1 if they differ."""
-
-    found = differences_in(load(database=database), site)
-    if as_json:
-        print_json({"ok": not any(found.values()), "differences": found})
-    for name, differences in found.items() if not as_json else ():
-        out.print(f"[bold]{name}[/]: " + ("the tables say what the ledger says" if not differences else "they differ"))
-        for line in differences:
-            out.print(f"  {line}", highlight=False)
-    if any(found.values()):
-        sys.exit(1)
-
-
-@contextmanager
-def pages_copied(what: str) -> Iterator[Report]:
-    """A progress bar for a copy."""
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-@app.command("backup")
-def make_backup(
-    target: Path,
-    force: Annotated[bool, typer.Option("--force", help="replace TARGET if it exists")] = False,
-    as_json: AsJson = False,
-    database: Database = None,
-) -> None:
-    """Copy the database into the file TARGET, while the gateway runs. It holds the keys: keep it safe."""
-    with pages_copied("copying") as report:
-        size = backup.backup(backup.sqlite_file(load(database=database)), target, force=force, report=report)
-    if as_json:
-        print_json({"file": str(target), "bytes": size})
-    else:
-        out.print(f"{target}: {size / 1024**2:.1f} MiB, whole and on the disk", highlight=False)
-
-
-@app.command("restore")
-def restore_backup(
-    source: Path,
-    verify: Annotated[bool, typer.Option("--verify", help="also fold the whole ledger again and compare")] = False,
-    force: Annotated[bool, typer.Option("--force", help="replace the database there is")] = False,
-    as_json: AsJson = False,
-    database: Database = None,
-) -> None:
-    """Put the backup SOURCE in the place of the database, when it is whole; the gateway must not run."""
-    target = backup.sqlite_file(load(database=database))
-    with ExitStack() as stack:
-        with pages_copied("copying") as report:
-            fresh = stack.enter_context(backup.restoring(source, target, force=force, report=report))
-        found = differences_in(load(database=f"sqlite:///{fresh}")) if verify else {}
-        if wrong := [name for name, differences in found.items() if differences]:
-            message = f"the tables of {', '.join(wrong)} are not what the ledger says: nothing was changed"
-            raise BadRequest(message, f"gateway check --database sqlite:///{source} shows the differences")
-    if as_json:
-        print_json({"database": str(target), "verified": verify})
-    else:
-        out.print(f"{target} is what {source} held", ", folded again and compared" if verify else "", sep="")
+# --- measuring it -----------------------------------------------------------------------------------------------------
 
 
 @bench_app.command("ingest")

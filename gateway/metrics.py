@@ -83,6 +83,7 @@ class Counts(Collector):
         yield counter(
             "gateway_groups_rolled_back", "Groups that left nothing behind.", "reason", tally.rollbacks.items()
         )
+        yield counter("gateway_retention_removed", "What was kept long enough.", "what", tally.removed.items())
         yield histogram("gateway_commit_seconds", "Time from a group's start to its commit.", tally.commit_seconds)
         yield histogram("gateway_commit_group_requests", "Requests that shared one commit.", tally.group_sizes)
 

@@ -110,6 +110,7 @@ def _size(least: int) -> Callable[[str], int]:
     return parse
 
 
+_months = _count(0, 1200)
 _rate = _number(0, 1_000_000)
 _seconds = _number(0.1, 3600)
 
@@ -122,6 +123,9 @@ SETTINGS = (
     Setting("signing_keys", [], _keys, "keys for cookies and links, newest last; default: kept in the database", True),
     Setting("metrics_token", "", str, "what /metrics asks for as a Bearer token; default: this machine only", True),
     Setting("log_level", "info", _one_of("debug", "info", "warning", "error"), "how much is logged"),
+    Setting("keep_events", 0, _months, "months until events are removed; 0 keeps them for ever"),
+    Setting("keep_anonymous", 0, _months, "months without a visit until anonymous profiles go; 0 is for ever"),
+    Setting("keep_repeats", 3, _months, "months until ledger entries that changed nothing go; 0 is for ever"),
     Setting(
         "trusted_proxies", "127.0.0.1", _addresses, "addresses whose X-Forwarded-* are believed; commas between them"
     ),
@@ -151,6 +155,9 @@ class Settings:
     signing_keys: list[str]
     metrics_token: str
     log_level: str
+    keep_events: int
+    keep_anonymous: int
+    keep_repeats: int
     trusted_proxies: str
     max_connections: int
     max_header: int

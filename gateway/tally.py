@@ -49,6 +49,7 @@ class Tally:
         self.refused: Counter[str] = Counter()
         self.responses: Counter[tuple[str, int]] = Counter()
         self.rollbacks: Counter[str] = Counter()
+        self.removed: Counter[str] = Counter()
         self.commit_seconds = Spread(SECONDS)
         self.group_sizes = Spread(SIZES)
 
@@ -82,6 +83,12 @@ class Tally:
     def rolled_back(self, code: str) -> None:
         """A group left nothing behind."""
         self.rollbacks[code] += 1
+
+    # --- retention ----------------------------------------------------------------------------------------------
+
+    def remove(self, removed: dict[str, int]) -> None:
+        """Things were kept long enough."""
+        self.removed.update({what: count for what, count in removed.items() if count})
 
     # --- the front doors ------------------------------------------------------------------------------------------
 
