@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +17,7 @@ import aiosqlite
 import msgspec
 
 from gateway.errors import Unavailable
+from gateway.model import Visitor
 from gateway.store.base import Record
 from gateway.store.database import NODES, SqlStore, migrations
 from gateway.store.sql import Rows, SqlTransaction
@@ -22,7 +25,10 @@ from gateway.store.sql import Rows, SqlTransaction
 T = TypeVar("T")
 
 BUSY_MS = 5_000
-MAX_VARIABLES = 30_000
+MAX_ROWS = 128
+"""Rows of one insert; the widest table keeps below what SQLite takes as variables."""
+PRAGMAS = ("synchronous = full", "secure_delete = on", "temp_store = memory")
+CONNECTION: dict[str, Any] = {"isolation_level": None, "cached_statements": 512}
 
 
 @lru_cache(maxsize=1024)
@@ -37,32 +43,65 @@ def _bind(arguments: Sequence[object]) -> list[Any]:
 
 
 class SqliteTransaction(SqlTransaction):
-    """The write transaction on the one writer connection."""
+    """The write transaction on the one writer connection.
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    Its statements run where they are called: most find their pages in memory and take some microseconds, less than
+    handing them to a thread and back. Those that may touch very many rows, and the commit with its sync, have a thread.
+    """
+
+    def __init__(self, store: SqliteStore, connection: sqlite3.Connection) -> None:
+        self.store = store
         self.connection = connection
+        self.in_thread = False
+
+    async def _rows(self, sql: str, arguments: Sequence[Any]) -> Rows:
+        if self.in_thread:
+            return await self.store.threaded(lambda: self.connection.execute(sql, arguments).fetchall())
+        return self.connection.execute(sql, arguments).fetchall()
 
     async def lock(self, site_id: int, profile_ids: Collection[int]) -> None:
         """Nothing to do: there is one writer."""
 
     async def fetch(self, statement: str, *arguments: object) -> Rows:
-        return list(await self.connection.execute_fetchall(translate(statement), _bind(arguments)))  # type: ignore[arg-type]
+        return await self._rows(translate(statement), _bind(arguments))
 
     async def execute(self, statement: str, *arguments: object) -> None:
-        await self.connection.execute_fetchall(translate(statement), _bind(arguments))
+        await self._rows(translate(statement), _bind(arguments))
 
     async def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]], tail: str) -> Rows:
         width = columns.count(",") + 1
-        per_statement = max(1, MAX_VARIABLES // width)
         found: Rows = []
-        for start in range(0, len(rows), per_statement):
-            chunk = rows[start : start + per_statement]
-            place = f"({', '.join('?' * width)})"
-            sql = (
-                f"/* {table}.insert */ insert into {table} ({columns}) values {', '.join([place] * len(chunk))} {tail}"
-            )
-            found += await self.connection.execute_fetchall(sql, [v for row in chunk for v in row])  # type: ignore[arg-type]
+        start = 0
+        while start < len(rows):
+            # Powers of two, so that a few statements serve for every number of rows and stay prepared.
+            number = min(MAX_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+            sql = _insert(table, columns, width, number, tail)
+            found += await self._rows(sql, [v for row in rows[start : start + number] for v in row])
+            start += number
         return found
+
+    async def count_events(self, site_id: int, visitor: Visitor) -> tuple[int, int | None, int | None]:
+        with self._long():
+            return await super().count_events(site_id, visitor)
+
+    async def erase(self, site_id: int, visitors: Sequence[Visitor], nodes: Collection[int]) -> None:
+        with self._long():
+            await super().erase(site_id, visitors, nodes)
+
+    @contextmanager
+    def _long(self) -> Iterator[None]:
+        """Around statements that would keep everybody else waiting."""
+        self.in_thread = True
+        try:
+            yield
+        finally:
+            self.in_thread = False
+
+
+@lru_cache(maxsize=1024)
+def _insert(table: str, columns: str, width: int, number: int, tail: str) -> str:
+    place = f"({', '.join('?' * width)})"
+    return f"/* {table}.insert */ insert into {table} ({columns}) values {', '.join([place] * number)} {tail}"
 
 
 class SqliteStore(SqlStore):
@@ -72,18 +111,27 @@ class SqliteStore(SqlStore):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._writer: aiosqlite.Connection | None = None
+        self._writer: sqlite3.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
+        self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Lock()
+
+    async def threaded(self, work: Callable[[], T]) -> T:
+        """Does `work` in the writer's thread; what was begun is awaited even if the caller is cancelled."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
 
     async def open(self) -> None:
         """Opens the file, makes or migrates the schema."""
+        self._thread = ThreadPoolExecutor(1, "sqlite")
         try:
             if self.path != ":memory:":
                 Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-            self._writer = await self._connect()
-            await self._writer.execute("pragma journal_mode = wal")
-            await self._migrate(self._writer)
+            self._writer = sqlite3.connect(self.path, check_same_thread=False, **CONNECTION)
+            for pragma in (f"busy_timeout = {BUSY_MS}", *PRAGMAS, "journal_mode = wal"):
+                self._writer.execute(f"pragma {pragma}")
+            self._writer.execute("pragma busy_timeout = 0")  # see _begin
+            async with self.transaction() as tx:
+                await self._migrate(tx)
             self._reader = await self._connect()
             await self._reader.execute("pragma query_only = 1")
         except (sqlite3.Error, OSError) as error:
@@ -91,50 +139,61 @@ class SqliteStore(SqlStore):
             raise Unavailable(f"cannot open the database {self.path}: {error}") from error
 
     async def _connect(self) -> aiosqlite.Connection:
-        connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=512)
-        for pragma in (f"busy_timeout = {BUSY_MS}", "synchronous = full", "secure_delete = on", "temp_store = memory"):
+        connection = await aiosqlite.connect(self.path, **CONNECTION)
+        for pragma in (f"busy_timeout = {BUSY_MS}", *PRAGMAS):
             await connection.execute(f"pragma {pragma}")
         return connection
 
-    async def _migrate(self, connection: aiosqlite.Connection) -> None:
-        await connection.execute("begin immediate")
-        try:
-            await connection.execute("create table if not exists migrations (name text primary key, applied_at text)")
-            done = {row[0] for row in await connection.execute_fetchall("select name from migrations")}
-            for name, sql in migrations(self.dialect):
-                if name not in done:
-                    for statement in sql.split(";"):
-                        if statement.strip():
-                            await connection.execute(statement)
-                    await connection.execute("insert into migrations values (?, datetime('now'))", (name,))
-            await connection.execute("commit")
-        except BaseException:
-            await connection.execute("rollback")
-            raise
+    async def _migrate(self, tx: SqliteTransaction) -> None:
+        tx.in_thread = True
+        await tx.execute("create table if not exists migrations (name text primary key, applied_at text)")
+        done = {row[0] for row in await tx.fetch("select name from migrations")}
+        for name, sql in migrations(self.dialect):
+            if name not in done:
+                for statement in sql.split(";"):
+                    if statement.strip():
+                        await tx.execute(statement)
+                await tx.execute("insert into migrations values ($1, datetime('now'))", name)
 
     async def close(self) -> None:
         """Closes both connections; the last one folds the write-ahead log into the file."""
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                await connection.close()
-        self._reader = self._writer = None
+        if self._reader is not None:
+            await self._reader.close()
+        if self._writer is not None:
+            await self.threaded(self._writer.close)
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._reader = self._writer = self._thread = None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
         """The write transaction. Raises Unavailable when the database is locked or its disk is full."""
-        writer = self._connection(self._writer)
         async with self._turn:  # groups of commands and, say, a changed site share the one connection
+            writer = self._open_writer()
             try:
-                await writer.execute("begin immediate")
+                await self._begin(writer)
                 try:
-                    yield SqliteTransaction(writer)
-                    await writer.execute("commit")
+                    yield SqliteTransaction(self, writer)
+                    await self.threaded(writer.commit)
                 except BaseException:
-                    if writer.in_transaction:
-                        await writer.execute("rollback")
+                    await self.threaded(writer.rollback)  # behind whatever the thread still does
                     raise
             except sqlite3.OperationalError as error:
                 raise Unavailable(f"the database cannot be written now: {error}") from error
+
+    async def _begin(self, writer: sqlite3.Connection) -> None:
+        """Takes the write lock. SQLite's own waiting would hold up everybody else in this process, too."""
+        deadline = time.monotonic() + BUSY_MS / 1000
+        pause = 0.001
+        while True:
+            try:
+                writer.execute("begin immediate")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.05)
 
     async def run(self, work: Callable[[SqlTransaction], Awaitable[T]]) -> T:
         """Does `work` in the write transaction."""
@@ -143,11 +202,21 @@ class SqliteStore(SqlStore):
 
     async def forget(self) -> None:
         """Makes sure that what was deleted is in no file of the database any more."""
-        await self._connection(self._writer).execute_fetchall("pragma wal_checkpoint(truncate)")
+
+        def checkpoint() -> None:
+            writer = self._open_writer()
+            writer.execute(f"pragma busy_timeout = {BUSY_MS}")  # until the readers of the log are done
+            try:
+                writer.execute("pragma wal_checkpoint(truncate)").fetchall()
+            finally:
+                writer.execute("pragma busy_timeout = 0")
+
+        async with self._turn:
+            await self.threaded(checkpoint)
 
     async def read(self, statement: str, *arguments: object) -> list[Record]:
         """Rows of the last commit."""
-        async with self._connection(self._reader).execute(translate(statement), _bind(arguments)) as cursor:
+        async with self._open_reader().execute(translate(statement), _bind(arguments)) as cursor:
             rows = await cursor.fetchall()
             names = [d[0] for d in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in rows]
@@ -182,8 +251,12 @@ class SqliteStore(SqlStore):
             )
         return node
 
-    @staticmethod
-    def _connection(connection: aiosqlite.Connection | None) -> aiosqlite.Connection:
-        if connection is None:
+    def _open_writer(self) -> sqlite3.Connection:
+        if self._writer is None:
             raise Unavailable("the database is not open")
-        return connection
+        return self._writer
+
+    def _open_reader(self) -> aiosqlite.Connection:
+        if self._reader is None:
+            raise Unavailable("the database is not open")
+        return self._reader

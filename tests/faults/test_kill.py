@@ -17,7 +17,7 @@ def kill_again_and_again(folder: Path, rounds: int) -> None:
     """Kills and starts again, checks, and prints what was seen."""
     chance = random.Random(rounds)
     with GatewayServer(folder, environment=UNLIMITED) as server:
-        fresh = restart(server)
+        fresh = [restart(server), restart(server)]
         ready = []
         with Swarm(server.port, server.site()) as swarm:
             for _ in range(rounds):
@@ -26,10 +26,11 @@ def kill_again_and_again(folder: Path, rounds: int) -> None:
                 ready.append(restart(server))
                 swarm.port = server.port
             time.sleep(0.3)
+        fresh.append(restart(server))
         check_all(server, swarm)
     print(f"{rounds} kills, {len(swarm.acknowledged)} acknowledged, ready after {median(ready):.2f} s (median)")
-    # The start of Python itself is most of it, and slow where other processes are busy.
-    assert median(ready) < max(READY_SECONDS, fresh + 1)
+    # The start of Python itself is most of it, and slow where other processes are busy, as the browsers here are.
+    assert median(ready) < max(READY_SECONDS, 2 * max(fresh))
 
 
 def restart(server: GatewayServer) -> float:

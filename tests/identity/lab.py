@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -54,33 +54,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("the laboratory has no event loop")
 
 
-class Direct:
-    """A connection with the asynchronous methods the transaction uses."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    @property
-    def in_transaction(self) -> bool:
-        return self.connection.in_transaction
-
-    async def execute_fetchall(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self.connection.execute(sql, arguments).fetchall()
-
-    async def execute(self, sql: str, arguments: Sequence[Any] = ()) -> None:
-        self.connection.execute(sql, arguments).fetchall()
-
-    async def close(self) -> None:
-        self.connection.close()
-
-
 class MemoryStore(SqliteStore):
     """SQLite in memory: one connection writes and reads."""
 
     def __init__(self) -> None:
         super().__init__(":memory:")
         self.db = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
-        self._writer = self._reader = Direct(self.db)  # type: ignore[assignment]
+        self._writer = self.db
 
     async def open(self) -> None:
         for _, sql in migrations("sqlite"):
@@ -88,6 +68,9 @@ class MemoryStore(SqliteStore):
 
     async def close(self) -> None:
         self.db.close()
+
+    async def threaded(self, work: Callable[[], T]) -> T:
+        return work()
 
     async def read(self, statement: str, *arguments: object) -> list[Record]:
         cursor = self.db.execute(translate(statement), _bind(arguments))

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,8 +40,7 @@ def pooler(postgres: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The address of a pooler with two connections to the tests' server."""
     path = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
     assert os.access(path, os.X_OK), "pgbouncer is missing: python scripts/install_postgres.py"
-    folder, port = postgres.folder / "pooler", free_port()
-    folder.mkdir()
+    folder, port = Path(tempfile.mkdtemp(prefix="pooler-", dir=postgres.folder)), free_port()
     (folder / "ini").write_text(SETTINGS.format(server_port=postgres.port, port=port, folder=folder))
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
