@@ -1,4 +1,5 @@
-"""Finds or installs Chromium and Firefox for the browser tests, and notes beside Python which ones work.
+"""Finds or installs the browsers of the browser tests, and notes beside Python which ones work: Chromium, Firefox, and
+on Linux WebKitGTK with a screen for it, and uBlock Origin for Firefox.
 
 In this order: a browser that is installed, Playwright's own download, and for root on Debian its packages.
 """
@@ -9,12 +10,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Error, Playwright, sync_playwright
 
-NAMES = ("chromium", "firefox")
+PLAYED = ("chromium", "firefox")  # by Playwright
+NAMES = (*PLAYED, "webkit", "ublock") if sys.platform == "linux" else PLAYED
 COMMANDS = {
     "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
     "firefox": ("firefox-esr", "firefox"),
@@ -23,7 +26,21 @@ MAC_APPS = {
     "chromium": ("Chromium.app/Contents/MacOS/Chromium", "Google Chrome.app/Contents/MacOS/Google Chrome"),
     "firefox": ("Firefox.app/Contents/MacOS/firefox",),
 }
-DEBIAN_PACKAGES = {"chromium": "chromium", "firefox": "firefox-esr"}
+# Files by what the tests call them, each with the places where distributions put it.
+FILES = {
+    "webkit": {
+        "driver": ("/usr/bin/WebKitWebDriver",),
+        "browser": ("/usr/lib/*/webkit2gtk-4.*/MiniBrowser", "/usr/libexec/webkit2gtk-4.*/MiniBrowser"),
+        "screen": ("/usr/bin/Xvfb",),
+    },
+    "ublock": {"extension": ("/usr/share/mozilla/extensions/*/uBlock0@*")},
+}
+DEBIAN_PACKAGES = {
+    "chromium": ["chromium"],
+    "firefox": ["firefox-esr"],
+    "webkit": ["webkit2gtk-driver", "xvfb"],
+    "ublock": ["webext-ublock-origin-firefox"],
+}
 NOTE = Path(sys.prefix) / "browsers.json"
 
 
@@ -35,14 +52,14 @@ def main() -> int:
             if not missing or not step(missing):
                 continue
             for name in missing:
-                if (launch := first_working(playwright, name)) is not None:
+                launch = first_working(playwright, name) if name in PLAYED else files_of(name)
+                if launch is not None:
                     found[name] = launch
     NOTE.write_text(json.dumps(found, indent=2) + "\n")
     for name in NAMES:
-        launch = found.get(name)
-        print(f"{name}: {launch['version']}, {launch['executable_path']}" if launch else f"{name}: none that works")
-    if len(found) < len(NAMES):
-        print("Install Chromium and Firefox (Debian: chromium firefox-esr), then run this again.", file=sys.stderr)
+        print(f"{name}: {', '.join(found[name].values())}" if name in found else f"{name}: none that works")
+    if missing := [package for name in NAMES if name not in found for package in DEBIAN_PACKAGES[name]]:
+        print(f"Install what Debian calls {' '.join(missing)}, then run this again.", file=sys.stderr)
         return 1
     return 0
 
@@ -50,7 +67,14 @@ def main() -> int:
 def remembered() -> dict[str, Any]:
     """What an earlier run found, as far as it is still there."""
     found = json.loads(NOTE.read_text()) if NOTE.exists() else {}
-    return {name: launch for name, launch in found.items() if os.access(launch["executable_path"], os.X_OK)}
+    paths = {name: [value for value in launch.values() if value.startswith("/")] for name, launch in found.items()}
+    return {name: launch for name, launch in found.items() if all(os.path.exists(path) for path in paths[name])}
+
+
+def files_of(name: str) -> dict[str, str] | None:
+    """Where its files are, or None if one is nowhere."""
+    found = {kind: [path for place in places for path in glob(place)] for kind, places in FILES[name].items()}
+    return {kind: paths[0] for kind, paths in found.items()} if all(found.values()) else None
 
 
 def first_working(playwright: Playwright, name: str) -> dict[str, str] | None:
@@ -85,15 +109,18 @@ def no_install(missing: list[str]) -> bool:
 
 
 def download(missing: list[str]) -> bool:
-    print(f"Downloading {' and '.join(missing)} for Playwright")
-    return succeeds([sys.executable, "-m", "playwright", "install", *missing], seconds=900)
+    names = [name for name in missing if name in PLAYED]
+    if not names:
+        return False
+    print(f"Downloading {' and '.join(names)} for Playwright")
+    return succeeds([sys.executable, "-m", "playwright", "install", *names], seconds=900)
 
 
 def install_packages(missing: list[str]) -> bool:
     if os.name != "posix" or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return False
-    packages = [DEBIAN_PACKAGES[name] for name in missing]
-    print(f"Installing Debian's {' and '.join(packages)}")
+    packages = [package for name in missing for package in DEBIAN_PACKAGES[name]]
+    print(f"Installing Debian's {', '.join(packages)}")
     apt = ["apt-get", "-o", "DPkg::Lock::Timeout=120"]
     return succeeds([*apt, "update"], seconds=300) and succeeds(
         [*apt, "install", "-y", "--no-install-recommends", *packages], seconds=1200

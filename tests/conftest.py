@@ -1,6 +1,7 @@
 """Fixtures for all tests, and what every failure shows."""
 
 import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from tests.server import GatewayServer
 
 BROWSER_TESTS = Path(__file__).parent / "browser"
 BROWSERS = ("chromium", "firefox")
+# WebKitGTK is built for Linux only.
+ENGINES = (*BROWSERS, "webkit") if sys.platform == "linux" else BROWSERS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--browser", action="append", choices=BROWSERS, help="only this browser (tests/browser)")
+    parser.addoption("--browser", action="append", choices=ENGINES, help="only this browser (tests/browser)")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

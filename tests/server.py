@@ -1,5 +1,6 @@
 """The real gateway as a process of its own, for tests that need one: started, asked, stopped by pid."""
 
+import asyncio
 import json
 import os
 import signal
@@ -8,11 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
 import httpx
+
+from gateway.app import opened
+from gateway.cli import site_keys
+from gateway.settings import load
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACEBACK = "Traceback (most recent call last)"
@@ -182,12 +188,23 @@ class GatewayServer:
     def site(self, name: str = "", **options: str | list[str]) -> Site:
         """A new site: `site(origin=["http://localhost:1"], trust="open")`. Without a name it gets one of its own."""
         self._sites += 1
-        arguments = [name or f"shop-{self._sites}"]
+        name = name or f"shop-{self._sites}"
+        if self.python == sys.executable:
+            # As the command does it, without the second that it takes to start; browser tests hold this thread's loop.
+            with ThreadPoolExecutor(1) as thread:
+                return thread.submit(asyncio.run, self._make_site(name, options)).result()
+        arguments = [name]
         for option, values in options.items():
             for value in [values] if isinstance(values, str) else values:
                 arguments += [f"--{option.replace('_', '-')}", value]
         made: Site = json.loads(self.command("site", "create", *arguments, "--json").stdout)
         return made
+
+    async def _make_site(self, name: str, options: dict[str, str | list[str]]) -> Site:
+        origins = options.pop("origin", [])
+        given = {"origins": [origins] if isinstance(origins, str) else origins, **options}
+        async with opened(load(self._environment)) as gateway:
+            return site_keys(await gateway.sites.create(name, gateway.new_id(), **given))
 
     def api(self, site: Site) -> httpx.Client:
         """A client with the site's secret key: `server.api(site).get("/v1/profiles", params={"identity": "42"})`."""

@@ -4,12 +4,12 @@ import json
 import socket
 import threading
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.server import wait_for
 
@@ -54,6 +54,25 @@ class Visit:
     body: bytes
 
 
+class Listener:
+    """Serves an ASGI application on a free port from a thread of its own; `options` are uvicorn's, as for TLS."""
+
+    def __init__(self, app: ASGIApp, **options: Any) -> None:
+        socket_ = socket.socket()
+        socket_.bind(("127.0.0.1", 0))
+        self.port: int = socket_.getsockname()[1]
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", ws="none", **options))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [socket_]}, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        wait_for(lambda: self._server.started, message="the site host to start")
+
+    def stop(self) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(10)
+
+
 class SiteHost:
     """Serves `pages`, a dict from path (`/`) or host and path (`shop.localhost/`) to HTML or a `Page`.
 
@@ -63,22 +82,18 @@ class SiteHost:
     def __init__(self) -> None:
         self.pages: dict[str, str | Page] = {}
         self.visits: list[Visit] = []
-        self.port = 0
+        self._listener = Listener(self)
 
     def __enter__(self) -> Self:
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        self.port = listener.getsockname()[1]
-        config = uvicorn.Config(self, log_level="warning", lifespan="off", ws="none")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
-        self._thread.start()
-        wait_for(lambda: self._server.started, message="the site host to start")
+        self._listener.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join(10)
+        self._listener.stop()
+
+    @property
+    def port(self) -> int:
+        return self._listener.port
 
     def clear(self) -> None:
         self.pages.clear()

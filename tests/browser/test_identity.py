@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
+from tests.browser.backend import Backend
 from tests.browser.pages import SiteHost, snippet_page
-from tests.server import GatewayServer, api_answer, wait_for
-
-Json = dict[str, Any]
+from tests.server import GatewayServer, api_answer
 
 
-class Shop:
+class Shop(Backend):
     """A site with one page that embeds the snippet, and its backend with the secret key."""
 
     def __init__(self, gateway: GatewayServer, host: SiteHost) -> None:
-        self.gateway, self.host = gateway, host
-        self.site = gateway.site()
-        self.backend: httpx.Client = gateway.api(self.site)
+        super().__init__(gateway)
+        self.host = host
         self.url = host.url("/shop")
         self.serve("/shop")
         self.serve("/next")
@@ -40,44 +36,8 @@ class Shop:
         """What a page's own code would do, all in one turn of the event loop."""
         page.evaluate("commands => { for (const c of commands) _veroq.push(c) }", list(commands))
 
-    def person(self, identity: str) -> Json | None:
-        response = self.backend.get("/v1/profiles", params={"identity": identity})
-        return response.json() if response.status_code == 200 else None
-
-    def people(self) -> list[Json]:
-        return list(api_answer(self.backend.get("/v1/profiles", params={"q": ""}))["profiles"])
-
-    def events(self, identity: str) -> list[str]:
-        """The names of a person's events, oldest first."""
-        person = self.person(identity)
-        if person is None:
-            return []
-        page = api_answer(self.backend.get(f"/v1/profiles/{person['profile_id']}/events", params={"limit": 500}))
-        return [e["name"] for e in reversed(page["events"])]
-
-    def expect(self, check: Callable[[], Any], message: str = "") -> None:
-        wait_for(check, 10, message)
-
-    def expect_events(self, identity: str, *names: str) -> None:
-        def arrived() -> bool:
-            assert self.events(identity) == list(names)
-            return True
-
-        wait_for(arrived, 10, f"{identity} to have {names}")
-
-    def facts(self, **query: str) -> list[Json]:
-        return list(api_answer(self.backend.get("/v1/ledger", params=query))["facts"])
-
-    def server(self, identity: str, command: list[Any], op_id: str = "") -> None:
-        """What the site's backend says about a person."""
-        entry = {"id": op_id or f"s-{command[0]}-{identity}", "command": command, "identity": identity}
-        response = self.backend.post("/v1/commands", json={"commands": [entry]})
-        assert response.json()["skipped"] == [], response.text
-
     def link(self, identity: str, path: str = "/shop") -> str:
-        """The signed link of an email."""
-        body = {"identity": identity, "url": self.host.url(path)}
-        return str(api_answer(self.backend.post("/v1/links", json=body))["url"])
+        return self.link_to(identity, self.host.url(path))
 
 
 @pytest.fixture
