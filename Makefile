@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow lint format wheel clean browsers clients databases
+.PHONY: help demo serve test test-slow lint format wheel clean browsers clients databases proxies
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,10 +17,10 @@ demo: $(VENV)/installed  ## the gateway with a small shop and inbox to try it on
 serve: $(VENV)/installed  ## the gateway alone, on http://localhost:8000
 	@$(BIN)/gateway serve
 
-test: $(VENV)/installed-test browsers clients databases  ## lint, types, and every test but the slow ones
+test: $(VENV)/installed-test browsers clients databases proxies  ## lint, types, and every test but the slow ones
 	@sh scripts/check.sh
 
-test-slow: $(VENV)/installed-test browsers clients databases  ## the tests marked slow
+test-slow: $(VENV)/installed-test browsers clients databases proxies  ## the tests marked slow
 	@sh scripts/check.sh slow
 
 lint: $(VENV)/installed-test  ## ruff and mypy only
@@ -40,6 +40,9 @@ clean:  ## remove the virtual environment and everything built or cached
 
 browsers: $(VENV)/installed-test
 	@$(BIN)/python scripts/install_browsers.py
+
+proxies: $(VENV)/installed-test
+	@$(BIN)/python scripts/install_proxies.py
 
 databases: $(VENV)/installed-test
 	@$(BIN)/python scripts/install_postgres.py

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from gateway import __version__, cli_bulk, cli_export, cli_upkeep, cli_users
+from gateway import __version__, cli_bulk, cli_export, cli_pages, cli_upkeep, cli_users
 from gateway import bench_merge as merging
 from gateway.bench_ingest import bench
 from gateway.commands import identity
@@ -43,6 +43,7 @@ app.add_typer(site_app, name="site")
 app.add_typer(bench_app, name="bench")
 app.add_typer(cli_bulk.app)
 app.add_typer(cli_upkeep.app)
+app.add_typer(cli_pages.app)
 app.command("export")(cli_export.export_site)
 app.add_typer(cli_users.app, name="user")
 app.command("console-token")(cli_users.console_token)
