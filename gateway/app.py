@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -26,10 +28,12 @@ from gateway.errors import GatewayError, SettingError
 from gateway.identity.engine import Engine
 from gateway.inspect import Inspected
 from gateway.limits import Limits
+from gateway.logs import RequestLog
 from gateway.model import IdGenerator
 from gateway.protocol import Guard
 from gateway.record import recording
 from gateway.retention import retained
+from gateway.serving import tell_supervisor
 from gateway.settings import Settings
 from gateway.settings import load as settings_from_environment
 from gateway.signing import Signer, new_secret
@@ -56,6 +60,21 @@ def make_store(settings: Settings) -> Store:
     return store
 
 
+def make_traces(settings: Settings) -> Any:
+    """`gateway.traces.Traces` where a setting wants them. Raises SettingError without OpenTelemetry."""
+    if not settings.otlp_endpoint:
+        return None
+    try:
+        traces = import_module("gateway.traces")
+    except ModuleNotFoundError as missing:
+        if not (missing.name or "").startswith("opentelemetry"):
+            raise
+        raise SettingError(
+            "GATEWAY_OTLP_ENDPOINT: traces need OpenTelemetry", "pip install 'veroq-gateway[otel]'"
+        ) from None
+    return traces.Traces(traces.exporter(settings))
+
+
 async def signing_keys(settings: Settings, store: Store) -> list[str]:
     """The keys that sign cookies and links: those given, else the database's own, made on the first start."""
     if settings.signing_keys:
@@ -66,14 +85,18 @@ async def signing_keys(settings: Settings, store: Store) -> list[str]:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Gateway]:
-    """The parts of a gateway, open and at work; closed in order at the end, after the last commit."""
+async def opened(settings: Settings, tracing: Any = None) -> AsyncIterator[Gateway]:
+    """The parts of a gateway, open and at work; closed in order at the end, after the last commit.
+
+    `tracing`: a `gateway.traces.Traces`, where traces are wanted.
+    """
     store = make_store(settings)
     await store.open()
     try:
         new_id = IdGenerator(await store.lease_node())
-        writer = Writer(store, Engine(new_id))
+        writer = tracing.writer(store, Engine(new_id)) if tracing else Writer(store, Engine(new_id))
         gateway = Gateway(settings, store, writer, Signer(await signing_keys(settings, store)), Sites(store), new_id)
+        gateway.tracing = tracing
         writer.start()
         try:
             yield gateway
@@ -133,9 +156,12 @@ class Front:
         self.routed = Starlette(routes=[*routes(gateway), *(extra or [])], exception_handlers=handlers)
         self.routed.router.redirect_slashes = False
         self.routed.state.gateway = gateway
+        self.watched = watched(self._answered, gateway)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope = self._at_the_top(scope)
+        await self.watched(self._at_the_top(scope), receive, send)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == ingest.PATH:
             await self.ingest(scope, receive, send)
             return
@@ -168,6 +194,13 @@ class Front:
         return counted
 
 
+def watched(app: ASGIApp, gateway: Gateway) -> ASGIApp:
+    """The application as it is traced and logged, each only where a setting wants it."""
+    if gateway.settings.log_requests != "none":
+        app = RequestLog(app, gateway.settings.log_requests)
+    return gateway.tracing.requests(app) if gateway.tracing else app
+
+
 def make_app(gateway: Gateway, extra: list[BaseRoute] | None = None) -> Front:
     """The application of an opened gateway; `extra` routes come last."""
     return Front(gateway, extra)
@@ -198,7 +231,9 @@ class Application:
         try:
             async with self._served() as self.app:
                 await send({"type": "lifespan.startup.complete"})
+                tell_supervisor("READY=1")
                 await receive()
+                tell_supervisor("STOPPING=1")
         except GatewayError as error:
             await send({"type": "lifespan.startup.failed", "message": f"{error.message}. {error.hint}".strip()})
             return
@@ -214,7 +249,9 @@ class Application:
                 yield inspected
             return
         async with AsyncExitStack() as stack:
-            gateway = await stack.enter_async_context(opened(self.settings))
+            if (tracing := make_traces(self.settings)) is not None:
+                stack.push_async_callback(asyncio.to_thread, tracing.close)
+            gateway = await stack.enter_async_context(opened(self.settings, tracing))
             await Access(gateway).announce()
             if self.record:
                 await stack.enter_async_context(recording(gateway, Path(self.record)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-import uvicorn
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
@@ -28,13 +26,11 @@ from gateway.migrate import migrate
 from gateway.model import Site
 from gateway.privacy import check_gpc
 from gateway.record import Replay, Replayed, read_lines
-from gateway.settings import Settings, load
+from gateway.serving import run_server
+from gateway.settings import load
 from gateway.signing import new_secret
 from gateway.sites import auth_token, check_kind, check_origin, check_time_zone
 from gateway.terminal import AsJson, Database, err, out, print_json, site_named, with_gateway
-
-SHUTDOWN_SECONDS = 9
-"""How long requests under way have when the server is told to stop; then what is decided is still committed."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A first-party tracking gateway for websites.")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this gateway on this machine.")
@@ -63,27 +59,6 @@ def main() -> None:
 
 
 # --- serving ----------------------------------------------------------------------------------------------------------
-
-
-def run_server(settings: Settings, workers: int, **modes: str) -> None:
-    """Runs uvicorn until it is told to stop. `modes` (demo, inspect, record) are what else it does."""
-    os.environ |= {"GATEWAY_DATABASE": settings.database, "GATEWAY_PORT": str(settings.port)}
-    os.environ |= {f"GATEWAY_{name.upper()}": value for name, value in modes.items()}
-    uvicorn.run(
-        "gateway.app:create",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=workers,
-        log_level=settings.log_level,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        timeout_keep_alive=math.ceil(settings.idle_timeout),
-        forwarded_allow_ips=settings.trusted_proxies,
-        http="gateway.protocol:Protocol",
-        ws="none",
-    )
 
 
 @app.command()

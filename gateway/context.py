@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from starlette.types import ASGIApp
 
 from gateway.errors import BadRequest, BadToken
 from gateway.model import IdGenerator, Site
@@ -13,6 +16,13 @@ from gateway.signing import Signer, read_device_token
 from gateway.sites import Sites
 from gateway.store.base import Store
 from gateway.writer import Writer
+
+
+class Tracing(Protocol):
+    """Traces of this process, where a setting wants them; see `gateway.traces`."""
+
+    def requests(self, app: ASGIApp) -> ASGIApp:
+        """The application with a span around each request."""
 
 
 @dataclass(slots=True)
@@ -26,6 +36,7 @@ class Gateway:
     sites: Sites
     new_id: IdGenerator
     observers: list[Observer] = field(default_factory=list)
+    tracing: Tracing | None = None
 
     def reader(self, site: Site) -> Reader:
         """Reads of one site."""

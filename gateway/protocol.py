@@ -28,6 +28,8 @@ SWEEP_SECONDS = 0.5
 LINGER_SECONDS = 5
 """How long a client may go on sending a body that was refused, to read why; and how long a closed one may read."""
 LINGER_BYTES = 1024 * 1024
+SILENCE_SECONDS = 1
+"""How long a stopping server waits for the next request on a connection, to say with its answer that it is the last."""
 MAX_REQUEST = 24 * 1024 * 1024
 """Bytes of one request on the wire, chunk sizes and trailers included; each path has a smaller limit for its body."""
 MAX_PIPELINED = 32
@@ -160,9 +162,15 @@ class Protocol(HttpToolsProtocol):
         return cycle is None or cycle.response_complete
 
     def shutdown(self) -> None:
-        """What has arrived whole is answered; a body that is still coming has a few seconds."""
-        super().shutdown()
+        """What has arrived whole is answered; a body that is still coming has a few seconds.
+
+        Who is connected and silent may just be sending: its request is answered as the last one on this connection.
+        """
         self.guard.stopping = True
+        if self.answered and not self.receiving:
+            self.deadline = min(self.deadline, self.loop.time() + SILENCE_SECONDS)
+            return
+        super().shutdown()
         if self.receiving or self.transport.is_closing():
             self.deadline = min(self.deadline, self.loop.time() + LINGER_SECONDS)
 
@@ -190,6 +198,8 @@ class Protocol(HttpToolsProtocol):
         self.guard.waiting.pop(self, None)
         self.deadline = self.loop.time() + self.guard.body_timeout
         super().on_headers_complete()
+        if self.guard.stopping and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         if not self.transport.is_closing():

@@ -123,6 +123,9 @@ SETTINGS = (
     Setting("signing_keys", [], _keys, "keys for cookies and links, newest last; default: kept in the database", True),
     Setting("metrics_token", "", str, "what /metrics asks for as a Bearer token; default: this machine only", True),
     Setting("log_level", "info", _one_of("debug", "info", "warning", "error"), "how much is logged"),
+    Setting("log_format", "text", _one_of("text", "json"), "lines for people, or JSON"),
+    Setting("log_requests", "none", _one_of("none", "failed", "all"), "which requests are logged, without queries"),
+    Setting("otlp_endpoint", "", _url, "where OpenTelemetry traces go, as OTLP over HTTP; default: nowhere"),
     Setting("keep_events", 0, _months, "months until events are removed; 0 keeps them for ever"),
     Setting("keep_anonymous", 0, _months, "months without a visit until anonymous profiles go; 0 is for ever"),
     Setting("keep_repeats", 3, _months, "months until ledger entries that changed nothing go; 0 is for ever"),
@@ -155,6 +158,9 @@ class Settings:
     signing_keys: list[str]
     metrics_token: str
     log_level: str
+    log_format: str
+    log_requests: str
+    otlp_endpoint: str
     keep_events: int
     keep_anonymous: int
     keep_repeats: int
