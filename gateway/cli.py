@@ -135,7 +135,8 @@ def demo(
 ) -> None:
     """Serve the gateway with a small shop to try it in."""
     settings = load(host=host, port=port, database=database)
-    out.print(f"\n  Open [bold]http://localhost:{settings.port}/[/] in a browser. Ctrl+C stops it.\n")
+    out.print(f"\n  Open [bold]http://localhost:{settings.port}/[/] in a browser. Ctrl+C stops it.")
+    out.print(f"  The operator's console is at [bold]http://localhost:{settings.port}/console/[/].\n")
     run_server(settings, 1, demo="1")
 
 

@@ -151,6 +151,16 @@ class Reader:
         visitors, _ = await self.visitors(nodes)
         return rules.fold_properties(await self.property_rows(visitors))[0]
 
+    async def conflicts(self, target: Json, source: Json) -> list[Json]:
+        """Properties that two profiles have with different values, and the one that would show after a merge."""
+        wins = await self.together([int(target["profile_id"]), int(source["profile_id"])])
+        both = target["properties"].keys() & source["properties"].keys()
+        return [
+            {"key": k, "target": target["properties"][k], "source": source["properties"][k], "wins": wins.get(k)}
+            for k in sorted(both)
+            if target["properties"][k] != source["properties"][k]
+        ]
+
     async def events(self, profile_id: int, *, limit: int | None = None, before: str | None = None) -> Json | None:
         """A page of a profile's events, newest first."""
         root = await self.root(profile_id)

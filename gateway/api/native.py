@@ -174,21 +174,9 @@ async def preview(asked: Asked) -> tuple[int, Any]:
     target, source = await reader.profile(plan["target"]), await reader.profile(plan["source"])
     conflicts = []
     if target and source and target["profile_id"] != source["profile_id"]:
-        conflicts = await property_conflicts(asked, target, source)
+        conflicts = await reader.conflicts(target, source)
     shown = {"target": target and target["profile_id"], "source": source and source["profile_id"]}
     return 200, plan | shown | {"conflicts": conflicts}
-
-
-async def property_conflicts(asked: Asked, target: Json, source: Json) -> list[Json]:
-    """Properties that both have with different values, and the one that would show after a merge."""
-    from_both = asked.gateway.reader(asked.site)
-    wins = await from_both.together([int(target["profile_id"]), int(source["profile_id"])])
-    both = target["properties"].keys() & source["properties"].keys()
-    return [
-        {"key": k, "target": target["properties"][k], "source": source["properties"][k], "wins": wins.get(k)}
-        for k in sorted(both)
-        if target["properties"][k] != source["properties"][k]
-    ]
 
 
 async def merge_many(asked: Asked) -> tuple[int, Any]:

@@ -146,7 +146,9 @@ def count(merged: Merged, result: Result) -> None:
             merged.errors.append(row | {"outcome": result.outcome, "message": result.message})
 
 
-async def undo_batch(gateway: Gateway, site: Site, batch: str, hear: Callable[[Result], object]) -> Merged:
+async def undo_batch(
+    gateway: Gateway, site: Site, batch: str, hear: Callable[[Result], object], *, actor: str = "server"
+) -> Merged:
     """Takes back what a batch joined, the last first. Raises NotFound for a batch that never was."""
     merged = Merged(batch)
     op_ids = [o async for o in operations_of(gateway, site, batch)]
@@ -158,7 +160,7 @@ async def undo_batch(gateway: Gateway, site: Site, batch: str, hear: Callable[[R
             continue
         number = op_id.rpartition("-")[2]
         result = Result(int(number), op_id, "", "")
-        operation = Operation(site, "undo", "", of=op_id, reason=reason_of(batch))
+        operation = Operation(site, "undo", "", of=op_id, reason=reason_of(batch), actor=actor)
         count(merged, await carry_out(gateway, operation, result))
         hear(result)
     return merged
@@ -204,7 +206,13 @@ def target_of(rule: str, people: Iterable[Whole]) -> tuple[str, str]:
 
 
 async def merge_groups(
-    gateway: Gateway, site: Site, groups: Iterable[Group], batch: str, hear: Callable[[Result], object]
+    gateway: Gateway,
+    site: Site,
+    groups: Iterable[Group],
+    batch: str,
+    hear: Callable[[Result], object],
+    *,
+    actor: str = "server",
 ) -> Merged:
     """Merges every group that has a target into it."""
     merged = Merged(batch)
@@ -215,7 +223,7 @@ async def merge_groups(
                 continue
             number += 1
             people = [Person(profile_id=int(group.target)), Person(profile_id=int(source))]
-            operation = Operation(site, "merge", f"{batch}-{number}", people, reason=reason_of(batch))
+            operation = Operation(site, "merge", f"{batch}-{number}", people, reason=reason_of(batch), actor=actor)
             result = await carry_out(gateway, operation, Result(number, source, group.target, ""))
             count(merged, result)
             hear(result)

@@ -46,6 +46,7 @@ class Asked:
     form: QueryParams = field(default_factory=QueryParams)
     subject: str = ""
     detail: str = ""
+    noted: bool = False
 
     @property
     def gateway(self) -> Gateway:
@@ -95,6 +96,11 @@ class Asked:
     def about(self, subject: str, detail: str = "") -> None:
         """What the audit log says of this request. It names profiles and operations by id, never by what they hold."""
         self.subject, self.detail = subject[:200], detail[:500]
+
+    async def note(self) -> None:
+        """Writes the audit line now instead of after the answer: what is begun here may end before that."""
+        self.noted = True
+        await self.console.log(self, self.page.action, self.subject, self.detail)
 
     async def show(self, template: str, status: int = 200, **context: Any) -> Response:
         """The answer: a page."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from gateway.errors import BadRequest
 from gateway.exports import Exports, Whole
-from gateway.model import FOREVER, ID_TIME_SHIFT, now
-from gateway.reads import LAST_ID, page_size
+from gateway.model import ID_TIME_SHIFT, now
+from gateway.reads import LAST_ID, Json, page_size
 
 WEEK = 7 * 24 * 3600 * 1000
-LATEST_EVENTS = 2000
+LATEST_EVENTS = 500
 KINDS_OF_PEOPLE = {
     "all": "",
     "known": " and primary_kind is not null",
@@ -38,12 +38,11 @@ class ConsoleReader(Exports):
         """The profiles that did something last, latest first, among the site's latest events of a week."""
         first = (now() // 1000 - WEEK) << ID_TIME_SHIFT
         sql = (
-            "/* console.active */ select device_id, max(occurred_at) as at from (select device_id, occurred_at"
-            " from events where site_id = $1 and event_id > $2 order by event_id desc"
-            f" limit {LATEST_EVENTS}) as latest group by device_id order by at desc limit {limit * 2}"
+            "/* console.active */ select device_id, occurred_at from events where site_id = $1 and event_id > $2"
+            f" order by event_id desc limit {LATEST_EVENTS}"
         )
         rows = await self.store.read(sql, self.site_id, first)
-        owners = await self.owners([(r["device_id"], r["at"]) for r in rows])
+        owners = await self.owners([(r["device_id"], r["occurred_at"]) for r in rows])
         return list(dict.fromkeys(root for root in owners if root))[:limit]
 
     async def find(self, query: str, after: int = LAST_ID, limit: int = 25) -> tuple[list[int], int | None]:
@@ -75,17 +74,17 @@ class ConsoleReader(Exports):
         """Whether the site has seen anybody at all."""
         return bool((await self.list_people("all", limit=1))[0])
 
-    # --- devices ------------------------------------------------------------------------------------------------
+    # --- one person ---------------------------------------------------------------------------------------------
 
-    async def current_devices(self, device_ids: Sequence[int]) -> dict[int, int]:
-        """The profiles that are on devices now."""
-        sql = (
-            "/* console.current */ select v.device_id, p.root from visitors v join profiles p"
-            " on p.site_id = v.site_id and p.profile_id = v.home"
-            " where v.site_id = $1 and v.device_id = any($2) and v.ended_at = $3"
-        )
-        rows = await self.store.read(sql, self.site_id, list(device_ids), FOREVER)
-        return {r["device_id"]: r["root"] for r in rows}
+    async def called(self, roots: Collection[int]) -> dict[int, str]:
+        """The primary identities of profiles; those without one are left out."""
+        sql = "/* console.called */ select profile_id, primary_value from profiles where site_id = $1"
+        rows = await self.store.read(f"{sql} and profile_id = any($2)", self.site_id, list(roots)) if roots else []
+        return {r["profile_id"]: r["primary_value"] for r in rows if r["primary_value"] is not None}
+
+    async def waiting(self, root: int) -> list[Json]:
+        """The held merges that concern a profile."""
+        return [h for h in (await self.held())["held"] if str(root) in (h["target"], h["source"])]
 
     # --- refused values -----------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.console import people, users, words
+from gateway.console import changes, people, queues, users, words
 from gateway.console.access import Access
 from gateway.console.calls import (
     Asked,
@@ -40,7 +40,7 @@ ROOT = "/console"
 COOKIE, DEV_COOKIE = "__Host-vq_console", "vq_console_dev"
 FLASH = "vq_console_said"
 FLASH_AGE = 60
-PAGES: tuple[Page, ...] = (*users.PAGES, *people.PAGES)
+PAGES: tuple[Page, ...] = (*users.PAGES, *people.PAGES, *changes.PAGES, *queues.PAGES)
 NAV = [p for p in PAGES if p.nav]
 CONTENT_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
@@ -184,7 +184,8 @@ class Console:
     async def note(self, asked: Asked) -> None:
         """The audit line of a request: of every form, and of every page that says whom it shows."""
         page = asked.page
-        if asked.user_ is None or (page.method != "POST" and not asked.subject) or not page.action:
+        wanted = page.action and (page.method == "POST" or asked.subject)
+        if asked.user_ is None or asked.noted or not wanted:
             return
         await self.log(asked, page.action, asked.subject, asked.detail)
 

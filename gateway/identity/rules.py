@@ -283,25 +283,44 @@ def fold_properties(rows: Iterable[Row]) -> tuple[dict[str, Any], list[str], boo
     never reaches across a later merge, and an undone merge brings back what was cleared through it.
     """
     newest: dict[tuple[str, str], Row] = {}
-    cleared: dict[tuple[int, str], tuple[int, str]] = {}
-    rows = sorted(rows, key=lambda r: (r.at, r.op_id))
-    for row in rows:
-        for device_id in row.value if row.kind == "clear" else ():
-            cleared[device_id, row.key] = (row.at, row.op_id)
     once: dict[str, Any] = {}
+    rows = standing(rows)
     for row in rows:
-        if row.kind in ("set", "once"):
-            if (row.at, row.op_id) < cleared.get((row.device_id, row.key), (-1, "")):
-                continue
-            if row.kind == "once":
-                once.setdefault(row.key, row.value)
-                continue
+        if row.kind == "once":
+            once.setdefault(row.key, row.value)
+            continue
         newest[row.kind, row.key] = row
     properties = once | {r.key: r.value for (kind, _), r in newest.items() if kind == "set"}
     tags = sorted(r.key for (kind, _), r in newest.items() if kind == "tag" and r.value)
     subscription = [r for r in rows if r.kind == "subscription"]
     subscribed = min(((-r.at, bool(r.value)) for r in subscription), default=(0, True))[1]
     return dict(sorted(properties.items())), tags, subscribed
+
+
+def standing(rows: Iterable[Row]) -> list[Row]:
+    """The rows that no later clear took away, oldest first."""
+    cleared: dict[tuple[int, str], tuple[int, str]] = {}
+    rows = sorted(rows, key=lambda r: (r.at, r.op_id))
+    for row in rows:
+        for device_id in row.value if row.kind == "clear" else ():
+            cleared[device_id, row.key] = (row.at, row.op_id)
+    never = (-1, "")
+    return [
+        r for r in rows if r.kind not in ("set", "once") or (r.at, r.op_id) >= cleared.get((r.device_id, r.key), never)
+    ]
+
+
+def sources(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Where each shown property comes from: the row that shows, then those it won over, the newest first."""
+    written: dict[str, list[Row]] = {}
+    once: dict[str, list[Row]] = {}
+    for row in standing(rows):
+        if row.kind == "set":
+            written.setdefault(row.key, []).insert(0, row)
+        elif row.kind == "once":
+            once.setdefault(row.key, []).append(row)
+    keys = sorted(written.keys() | once.keys())
+    return {key: written.get(key, []) + once.get(key, []) for key in keys}
 
 
 CHANGES = ("add", "append", "remove")

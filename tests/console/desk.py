@@ -66,7 +66,8 @@ class Desk:
     def text(self) -> str:
         """What can be read on the page."""
         body = self.page.partition("<main")[2]
-        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body.partition(">")[2])).split())
+        words = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body.partition(">")[2])).split())
+        return re.sub(r" ([.,:;])", r"\1", words)
 
 
 @asynccontextmanager

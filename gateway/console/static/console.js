@@ -21,4 +21,26 @@ function closeMenus(but) {
 
 document.addEventListener('click', (event) => closeMenus(event.target.closest?.('details.menu')));
 document.addEventListener('keydown', (event) => event.key === 'Escape' && closeMenus());
+
+// A part that changes, `<div id data-again="milliseconds">`, is asked for again and put in the place of what was shown.
+// No markup is made from text: the browser parses the answer as a document whose scripts do not run.
+function askAgain(part) {
+  const next = () => setTimeout(() => askAgain(part), Number(part.dataset.again));
+  if (document.hidden) return next();
+  const request = new XMLHttpRequest();
+  request.responseType = 'document';
+  request.onerror = next;
+  request.onload = () => {
+    const fresh = request.status === 200 && request.response?.getElementById(part.id);
+    if (!fresh) return next();
+    part.replaceWith(document.adoptNode(fresh));
+    part = fresh;
+    tellTimes(fresh);
+    if (fresh.dataset.again) next();
+  };
+  request.open('GET', location.href);
+  request.send();
+}
+
 tellTimes(document);
+for (const part of document.querySelectorAll('[data-again]')) setTimeout(() => askAgain(part), Number(part.dataset.again));
