@@ -18,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from gateway import __version__
+
 try:
     import minify  # type: ignore[import-untyped]
 except (ImportError, OSError):  # not built for this platform: pages get the readable file, which works as well
@@ -32,6 +34,7 @@ HEADERS = {
     "Access-Control-Allow-Origin": "*",  # integrity checks of other origins need it
     "Cross-Origin-Resource-Policy": "cross-origin",
     "Timing-Allow-Origin": "*",
+    "X-Gateway-Version": __version__,
 }
 
 

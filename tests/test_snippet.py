@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,8 +13,11 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from gateway import snippet
+from gateway import __version__, snippet
+from gateway.cli_pages import loader
+from gateway.model import Site
 from gateway.snippet import best_coding, load_snippet
+from tests.server import GatewayServer
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = ["/veroq.js", "/m.js", "/assets/m.js"]
@@ -66,6 +70,7 @@ async def test_headers_let_any_site_load_and_cache_it(client: httpx.AsyncClient)
     assert headers["access-control-allow-origin"] == "*"
     assert headers["cross-origin-resource-policy"] == "cross-origin"
     assert headers["timing-allow-origin"] == "*"
+    assert headers["x-gateway-version"] == __version__
     assert "set-cookie" not in headers
 
 
@@ -132,14 +137,30 @@ async def test_head_tells_the_length_only(client: httpx.AsyncClient) -> None:
 async def test_no_other_request_header_changes_the_bytes(client: httpx.AsyncClient) -> None:
     odd = {
         "origin": "https://shop.example",
+        "host": "evil.example",
+        "sec-gpc": "1",
+        "sec-purpose": "prefetch",
+        "save-data": "on",
+        "sec-fetch-dest": "document",
+        "accept": "text/html",
+        "referer": "https://evil.example/",
+        "authorization": "Bearer x",
+        "x-forwarded-for": "203.0.113.7",
+        "x-forwarded-proto": "http",
+        "if-modified-since": "Fri, 01 Jan 2100 00:00:00 GMT",
         "cookie": "vq_dev=1",
         "user-agent": "old",
         "accept-language": "de",
         "range": "bytes=0-9",
         "x-forwarded-host": "evil.example",
     }
-    plain, dressed = await client.get("/veroq.js"), await client.get("/veroq.js?v=2", headers=odd)
-    assert (dressed.status_code, dressed.content, dict(dressed.headers)) == (200, plain.content, dict(plain.headers))
+    for path in (*PATHS, "/veroq.src.js", f"/{load_snippet().name}"):
+        plain, dressed = await client.get(path), await client.get(f"{path}?v=2", headers=odd)
+        assert (dressed.status_code, dressed.content, dict(dressed.headers)) == (
+            200,
+            plain.content,
+            dict(plain.headers),
+        )
 
 
 async def test_the_pinned_name_and_integrity_value_follow_the_content(client: httpx.AsyncClient) -> None:
@@ -171,3 +192,26 @@ def test_a_platform_without_the_minifier_serves_the_source(monkeypatch: pytest.M
     monkeypatch.setattr(snippet, "minify", None)
     loaded = load_snippet.__wrapped__()
     assert loaded.served == loaded.source
+
+
+def test_what_to_paste_holds_the_key_and_the_address_and_can_be_pinned() -> None:
+    site = Site(1, "shop", "ab" * 20, [])
+    plain = loader(site, "https://www.shop.example/vq", sri=False)
+    assert "_veroq.push(['init', { api_key: '" + "ab" * 20 + "' }]);" in plain["html"]
+    assert '<script async src="https://www.shop.example/vq/veroq.js"></script>' in plain["html"]
+    assert plain["csp"] == "script-src https://www.shop.example; connect-src https://www.shop.example"
+    pinned = loader(site, "https://www.shop.example/vq", sri=True)
+    assert load_snippet().tag("https://www.shop.example/vq") in pinned["html"]
+    site.settings["link_param"] = "who"
+    assert "link_param: 'who'" in loader(site, "https://t.shop.example", sri=False)["html"]
+
+
+def test_the_command_prints_it_for_people_and_for_scripts(tmp_path: Path) -> None:
+    server = GatewayServer(tmp_path, environment={"GATEWAY_PUBLIC_URL": "https://www.shop.example/vq"})
+    made = server.site("shop")
+    text = server.command("snippet", "shop").stdout
+    assert made["api_key"] in text and 'src="https://www.shop.example/vq/veroq.js"' in text
+    said = json.loads(server.command("snippet", "shop", "--sri", "--json", "--url", "https://t.shop.example").stdout)
+    assert said["src"] == f"https://t.shop.example/{load_snippet().name}"
+    assert (said["integrity"], said["api_key"]) == (load_snippet().integrity, made["api_key"])
+    assert server.command("snippet", "nobody", check=False).returncode == 1

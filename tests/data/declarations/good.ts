@@ -1,0 +1,23 @@
+// What pages write: all of it must compile.
+window._veroq = window._veroq || [];
+_veroq.push(["init", { api_key: "0123456789abcdef" }]);
+_veroq.push(["init", { tracking_api_key: "0123456789abcdef", consent: "required", link_param: "who", storage: false }]);
+_veroq.push(["init", { api_key: "k", endpoint: "https://t.shop.example", cookie_domain: "shop.example" }]);
+_veroq.push(["init", { api_key: "k", secret: "s", development_mode: true }]);
+_veroq.push(["user", { id: 42, email: "jane@x.io", plan: "pro", tags: ["a", 1, null], address: { city: "Bonn" } }]);
+_veroq.push(["user", { plan: "pro" }]);
+_veroq.push(["track", "Viewed product"]);
+_veroq.push(["track", "Viewed product", { sku: "A1", at: new Date(), price: undefined }]);
+_veroq.push(["track", "Viewed product", null, { source: "shop", created_at: "2026-01-01", vero_conv: "x" }]);
+_veroq.push(["trackPageview"]);
+_veroq.push(["reidentify", "new"], ["reidentify", "new", 7]);
+_veroq.push(["tags", { add: ["vip"] }], ["tags", { id: "7", remove: ["lead"] }]);
+_veroq.push(["unsubscribe", "7"], ["unsubscribe", { id: 7 }], ["resubscribe", 7]);
+_veroq.push(["cookie_domain", "shop.example"], ["logout"], ["reset"]);
+_veroq.push(["verify", "a.b.c"], ["consent", "granted"], ["consent", "denied"]);
+_veroq.push(["trackPageview", (vero, loaded) => console.log(vero === null, loaded)]);
+_veroq.push(["track", "Bought", { total: 12 }, (vero) => vero?.processVeroArray([["track", "Later"]])]);
+const ready: boolean | undefined = _veroq.ready;
+window.__vero?.listeners.attach_to_kissmetrics();
+window.Semblance?.processVeroArray(window._veroq as unknown as unknown[]);
+console.log(ready, _veroq.length);
