@@ -23,6 +23,7 @@ from gateway.api import docs, native
 from gateway.console import routes as console
 from gateway.console.access import Access
 from gateway.context import Gateway
+from gateway.delivery import delivering
 from gateway.demo import backend, shop
 from gateway.errors import GatewayError, SettingError
 from gateway.identity.engine import Engine
@@ -253,6 +254,7 @@ class Application:
                 stack.push_async_callback(asyncio.to_thread, tracing.close)
             gateway = await stack.enter_async_context(opened(self.settings, tracing))
             await Access(gateway).announce()
+            await stack.enter_async_context(delivering(gateway, deliver=self.settings.deliver == "on"))
             if self.record:
                 await stack.enter_async_context(recording(gateway, Path(self.record)))
             await stack.enter_async_context(retained(gateway))

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from gateway import __version__, cli_bulk, cli_export, cli_pages, cli_upkeep, cli_users
+from gateway import __version__, cli_bulk, cli_export, cli_feed, cli_pages, cli_upkeep, cli_users
 from gateway import bench_merge as merging
 from gateway.bench_ingest import bench
 from gateway.commands import identity
@@ -43,6 +43,8 @@ app.add_typer(cli_pages.app)
 app.command("export")(cli_export.export_site)
 app.add_typer(cli_users.app, name="user")
 app.command("console-token")(cli_users.console_token)
+app.add_typer(cli_feed.app, name="receiver")
+app.command()(cli_feed.deliver)
 app.command()(migrate)
 Origins = Annotated[list[str] | None, typer.Option(help="an origin whose pages may use the key; several times")]
 

@@ -140,6 +140,7 @@ SETTINGS = (
     Setting("send_timeout", 30.0, _seconds, "seconds until a client reads something of its answer"),
     Setting("idle_timeout", 65.0, _seconds, "seconds a connection may wait for its next request"),
     Setting("feed_days", 7, _count(1, 3650), "days for which the feed can be read again"),
+    Setting("deliver", "on", _one_of("on", "off"), "whether `gateway serve` also sends the feed to its receivers"),
     Setting("rate_address", 500.0, _rate, "commands a second from one network (/24, IPv6 /64); 0 is no limit"),
     Setting("rate_site", 10_000.0, _rate, "commands a second for one site; 0 is no limit"),
     Setting("rate_device", 50.0, _rate, "commands a second from one device; 0 is no limit"),
@@ -173,6 +174,7 @@ class Settings:
     send_timeout: float
     idle_timeout: float
     feed_days: int
+    deliver: str
     rate_address: float
     rate_site: float
     rate_device: float

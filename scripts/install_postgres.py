@@ -1,4 +1,7 @@
-"""Finds PostgreSQL and pgbouncer for the tests, or installs Debian's packages as root. TEST_DATABASE_URL skips it."""
+"""Finds PostgreSQL, pgbouncer and nats-server for the tests, or installs Debian's packages as root.
+
+TEST_DATABASE_URL stands for the first two.
+"""
 
 import os
 import shutil
@@ -6,25 +9,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = ("postgresql-15", "pgbouncer")
+PACKAGES = ("postgresql-15", "pgbouncer", "nats-server")
 
 
 def main() -> int:
-    if os.environ.get("TEST_DATABASE_URL") or missing() == []:
+    if missing() == []:
         return 0
     if os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get") is not None:
         install(missing())
     if still := missing():
-        print(f"The tests need {' and '.join(still)} (Debian's packages), or TEST_DATABASE_URL.", file=sys.stderr)
+        print(
+            f"The tests need {' and '.join(still)} (Debian's packages), or TEST_DATABASE_URL for a database.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
 
 def missing() -> list[str]:
     """The packages whose programs are nowhere to be found."""
-    postgres = any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or shutil.which("initdb")
-    pgbouncer = shutil.which("pgbouncer") or Path("/usr/sbin/pgbouncer").exists()
-    return [name for name, found in zip(PACKAGES, (postgres, pgbouncer), strict=True) if not found]
+    given = bool(os.environ.get("TEST_DATABASE_URL"))
+    postgres = given or any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or shutil.which("initdb")
+    pgbouncer = given or shutil.which("pgbouncer") or Path("/usr/sbin/pgbouncer").exists()
+    nats = shutil.which("nats-server") or Path("/usr/sbin/nats-server").exists()
+    return [name for name, found in zip(PACKAGES, (postgres, pgbouncer, nats), strict=True) if not found]
 
 
 def install(packages: list[str]) -> None:
@@ -49,14 +57,10 @@ def install(packages: list[str]) -> None:
         if done.returncode:
             print("  not possible here: " + " | ".join((done.stdout + done.stderr).strip().splitlines()[-3:]))
             return
-    if "pgbouncer" in packages:
-        stop_pgbouncer()
-
-
-def stop_pgbouncer() -> None:
-    """Debian starts a pooler with the package; the tests start their own."""
-    if shutil.which("invoke-rc.d"):
-        subprocess.run(["invoke-rc.d", "pgbouncer", "stop"], stdin=subprocess.DEVNULL, capture_output=True)
+    # Debian starts these with the package; the tests start their own.
+    for service in {"pgbouncer", "nats-server"} & set(packages):
+        if shutil.which("invoke-rc.d"):
+            subprocess.run(["invoke-rc.d", service, "stop"], stdin=subprocess.DEVNULL, capture_output=True)
 
 
 if __name__ == "__main__":

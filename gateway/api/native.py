@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
-from gateway.api import shapes
+from gateway.api import receivers, shapes
 from gateway.api.calls import Asked, Call
 from gateway.commands import identity
 from gateway.context import Gateway
@@ -293,6 +293,7 @@ CALLS = (
     Call("GET", "/v1/feed", get_feed, "Events and identity changes, in the order of their commits",
          {200: shapes.FeedShown}, query=shapes.FeedPage, errors=(410,)),
     Call("POST", "/v1/links", make_a_link, "A signed link for an email", {200: shapes.LinkShown}, body=shapes.Link),
+    *receivers.CALLS,
 )  # fmt: skip
 
 

@@ -88,6 +88,22 @@ class Link(Struct, forbid_unknown_fields=True):
     expires_in: Annotated[int, Meta(ge=1, le=400 * 24 * 3600)] | None = None
 
 
+class AddReceiver(Struct, forbid_unknown_fields=True):
+    """Where the feed is to be sent, from now on or from the oldest entry that is kept; `subject` is for NATS."""
+
+    url: Annotated[str, Meta(max_length=2048)]
+    subject: Annotated[str, Meta(max_length=128)] = ""
+    secret: Annotated[str, Meta(max_length=128)] | None = None
+    max_attempts: Annotated[int, Meta(ge=1, le=1000)] = 20
+    oldest: bool = False
+
+
+class Redeliver(Struct, forbid_unknown_fields=True):
+    """Which dead letter: the one that begins at `after`, or all."""
+
+    after: Cursor | None = None
+
+
 # --- queries ----------------------------------------------------------------------------------------------------------
 
 
@@ -419,6 +435,58 @@ class FeedShown(Struct):
 
     entries: list[EventEntry | IdentityEntry]
     next: str
+
+
+class ReceiverShown(Struct):
+    """Who is sent the feed, and how far it got; `error` is what the last attempt met with."""
+
+    receiver_id: Id
+    url: str
+    subject: str | None
+    after: str
+    attempts: int
+    max_attempts: int
+    retry_at: str | None
+    error: str | None
+    delivered_at: str | None
+    created_at: str
+
+
+class NewReceiver(ReceiverShown):
+    """The same, with the secret that signs: it is shown this once."""
+
+    secret: str
+
+
+class ReceiversShown(Struct):
+    """All receivers of the site."""
+
+    receivers: list[ReceiverShown]
+    next: str | None
+
+
+class DeadLetterShown(Struct):
+    """A stretch of the feed, behind `after` and up to `until`; `again`: it will be sent once more."""
+
+    after: str
+    until: str
+    attempts: int
+    at: str
+    error: str
+    again: bool
+
+
+class DeadLetters(Struct):
+    """What a receiver did not take, in the order of the feed."""
+
+    dead_letters: list[DeadLetterShown]
+    next: str | None
+
+
+class Redelivered(Struct):
+    """How many dead letters will be sent again."""
+
+    dead_letters: int
 
 
 class Plan(Struct):
