@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -231,6 +232,8 @@ class Application:
         guard.start()
         try:
             async with self._served() as self.app:
+                if type(self.app) is Front:  # nothing else wants to see every request
+                    guard.hand_over(self.app.ingest, self.app.prefix)
                 await send({"type": "lifespan.startup.complete"})
                 tell_supervisor("READY=1")
                 await receive()
@@ -269,6 +272,11 @@ class Application:
 
 def create() -> Application:
     """What the server imports: settings from the environment."""
+    # What was imported stays, and little of what a request leaves behind is garbage that refers to itself: looking for
+    # it as often as Python does by default was a sixth of the time an event cost.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     inspect, record = os.environ.get("GATEWAY_INSPECT", ""), os.environ.get("GATEWAY_RECORD", "")
     demo = os.environ.get("GATEWAY_DEMO") == "1"
     return Application(settings_from_environment(), demo=demo, inspect=inspect, record=record)

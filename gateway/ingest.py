@@ -1,19 +1,21 @@
 """POST /v1/commands: what pages and servers push, kept durably before it is answered.
 
 This is the one path that every page view takes, so it is plain ASGI: no request and response objects, the headers read
-once, a verified cookie remembered.
+once, a verified cookie remembered. `protocol.Protocol` hands it most of what pages send without even that.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from gateway.commands import MAX_BODY, Body, Parser, decode_body, identity
+from gateway.commands import MAX_BODY, Body, Parser, decode_body
 from gateway.context import Gateway
 from gateway.cookies import (
     FORGET_LINK,
@@ -25,14 +27,16 @@ from gateway.cookies import (
     read_cookies,
     set_cookie,
 )
-from gateway.errors import BadRequest, BadToken, Forbidden, GatewayError, TooLarge, Unauthorized
-from gateway.identity.requests import Batch, Command, Login, Operation, Person, Reidentify, ServerBatch, Writes
+from gateway.errors import BadRequest, BadToken, Forbidden, GatewayError, TooLarge
+from gateway.identity.batches import Done
+from gateway.identity.requests import Batch, Command
 from gateway.limits import Limits
-from gateway.model import Key, Site, now
+from gateway.model import Site, now
 from gateway.observe import Pushed, Turned
 from gateway.privacy import KEPT_NOTHING, wishes
+from gateway.server_push import from_server
 from gateway.signing import device_token, read_device_token
-from gateway.web import error_body, leaked, refuse_coding
+from gateway.web import error_body, refuse_coding
 
 log = logging.getLogger("gateway.ingest")
 
@@ -40,6 +44,11 @@ PATH = "/v1/commands"
 PREFLIGHT_SECONDS = 7200
 REMEMBERED_COOKIES = 50_000
 REMEMBERED_SECONDS = 3600
+
+STATUS_OK: dict[str, str] = {"status": "ok"}
+OK = b'{"status":"ok"}'
+JSON = (b"content-type", b"application/json")
+NO_STORE = (b"cache-control", b"no-store")
 
 _encode = msgspec.json.encode
 
@@ -69,6 +78,7 @@ class Reply:
     status: int
     data: object
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
 
     def add(self, name: str, value: str) -> None:
         """Adds a header."""
@@ -85,29 +95,26 @@ class Shown:
     other: int = 0
 
 
-def caller(scope: Scope) -> Caller:
-    """Reads the headers once."""
-    found = Caller(scope["scheme"], client=scope.get("client"))
-    for name, value in scope["headers"]:
-        if name == b"cookie":
-            found.cookie = f"{found.cookie}; {value.decode('latin-1')}" if found.cookie else value.decode("latin-1")
-        elif name == b"host":
-            found.host = value.decode("latin-1")
-        elif name == b"origin":
-            found.origin, found.browser = value.decode("latin-1"), True
-        elif name == b"sec-fetch-site":
-            found.browser = True
-        elif name == b"sec-gpc":
-            found.gpc = value == b"1"
-        elif name == b"sec-purpose":  # a page that is being prerendered: nobody has seen it yet
-            found.unseen = b"prefetch" in value
-        elif name == b"authorization":
-            found.authorization = value.decode("latin-1")
-        elif name == b"content-encoding":
-            found.coding = value.decode("latin-1").lower()
-        elif name == b"content-length":
-            found.length = int(value) if value.isdigit() else 0
-    return found
+def caller(scheme: str, client: tuple[str, int] | None, headers: list[tuple[bytes, bytes]]) -> Caller:
+    """What the headers of a request say."""
+    said = dict(headers)
+    cookie = said.get(b"cookie", b"")
+    if len(said) != len(headers):  # cookies may come in several headers
+        cookie = b"; ".join(value for name, value in headers if name == b"cookie")
+    length = said.get(b"content-length", b"")
+    return Caller(
+        scheme,
+        said.get(b"host", b"").decode("latin-1"),
+        cookie.decode("latin-1"),
+        said.get(b"origin", b"").decode("latin-1"),
+        said.get(b"authorization", b"").decode("latin-1"),
+        b"origin" in said or b"sec-fetch-site" in said,
+        said.get(b"sec-gpc") == b"1",
+        b"prefetch" in said.get(b"sec-purpose", b""),  # a page that is being prerendered: nobody has seen it yet
+        said.get(b"content-encoding", b"").decode("latin-1").lower(),
+        client,
+        int(length) if length.isdigit() else 0,
+    )
 
 
 async def body_of(receive: Receive, length: int) -> bytes:
@@ -127,8 +134,22 @@ async def body_of(receive: Receive, length: int) -> bytes:
             return bytes(body)
 
 
+@dataclass(slots=True)
+class Page:
+    """A page's request, read and checked: what is to be kept of it, and what its answer needs."""
+
+    site: Site
+    asked: Caller
+    body: Body
+    cookie: str | None
+    shown: Shown
+    parser: Parser
+    batch: Batch
+    link: str | None
+
+
 class Ingest:
-    """The endpoint and its preflight as an ASGI application."""
+    """The endpoint and its preflight: an ASGI application, and a shorter way in for what pages push."""
 
     def __init__(self, gateway: Gateway, limits: Limits) -> None:
         self.gateway = gateway
@@ -138,27 +159,49 @@ class Ingest:
         self.cookies: dict[tuple[int, str], tuple[int, int, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = caller(scope)
+        asked = caller(scope["scheme"], scope.get("client"), scope["headers"])
         try:
             reply = await self._answer(scope["method"], asked, receive)
-        except GatewayError as error:
-            reply = Reply(error.status, error_body(error.code, error.message, error.hint))
-            if error.retry_after is not None:
-                reply.add("retry-after", str(error.retry_after))
-            self.tally.refuse(error.code)
-            for observer in self.gateway.observers:
-                observer.turned(Turned(asked.body, error, asked.origin))
-        except Exception:
-            log.exception("%s %s failed", scope["method"], PATH)
-            reply = Reply(500, error_body("bug", "the gateway failed on this request", "the log says where"))
-        self.tally.respond("commands", reply.status)
-        allow_origin(reply, asked.origin)
-        body = b"" if reply.data is None else _encode(reply.data)
-        if reply.data is not None:
-            reply.headers.append((b"content-type", b"application/json"))
-            reply.headers.append((b"content-length", str(len(body)).encode()))
+        except Exception as error:
+            reply = self._refused(asked, error)
+        self._finish(asked, reply)
         await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    def direct(self, asked: Caller, done: Callable[[Reply], None]) -> bool:
+        """Takes a page's POST without a task of its own: `done` gets the answer, at once or after the commit.
+
+        False, and nothing was done, if something else must be read first: that request takes the usual way.
+        """
+        if asked.authorization or not self.gateway.sites.fresh:
+            return False
+
+        try:
+            self._admit(asked)
+            body = decode_body(asked.body)
+            site = self.gateway.sites.known(body.key)
+            if site is None:  # it may be new
+                return False
+            page = self.read(asked, body, site)
+            if isinstance(page, Page) and page.batch.commands:
+                self.gateway.writer.submit(page.batch, partial(self._settle, page, done))
+                return True
+            reply = self._unkept(page)
+        except Exception as error:
+            reply = self._refused(asked, error)
+        done(self._finish(asked, reply))
+        return True
+
+    def _settle(self, page: Page, done: Callable[[Reply], None], kept: object) -> None:
+        """Answers a page when the writer is done with it."""
+        try:
+            if isinstance(kept, GatewayError):
+                raise kept
+            assert isinstance(kept, Done)
+            reply = self._kept(page, kept)
+        except Exception as error:
+            reply = self._refused(page.asked, error)
+        done(self._finish(page.asked, reply))
 
     async def _answer(self, method: str, asked: Caller, receive: Receive) -> Reply:
         if method == "OPTIONS":
@@ -167,21 +210,52 @@ class Ingest:
             refused = Reply(405, error_body("method_not_allowed", f"{method} is not possible here", "send a POST"))
             refused.add("allow", "POST, OPTIONS")
             return refused
+        self._admit(asked)
+        asked.body = await body_of(receive, asked.length)
+        if asked.authorization:
+            given = (asked.authorization, asked.body)
+            return Reply(202, await from_server(self.gateway, self.limits, *given, browser=asked.browser))
+        body = decode_body(asked.body)
+        page = self.read(asked, body, await self.gateway.sites.by_api_key(body.key))
+        if isinstance(page, Page) and page.batch.commands:
+            return self._kept(page, await self.gateway.writer.commands(page.batch))
+        return self._unkept(page)
+
+    def _admit(self, asked: Caller) -> None:
+        """What is refused before the body is read."""
         self.limits.address(asked.client)
         refuse_coding(asked.coding)
-        asked.body = raw = await body_of(receive, asked.length)
-        if asked.authorization:
-            return await from_server(self.gateway, self.limits, asked, raw)
-        return await self.from_page(asked, raw)
+
+    def _refused(self, asked: Caller, error: Exception) -> Reply:
+        """The answer to a request that failed as a whole."""
+        if not isinstance(error, GatewayError):
+            log.error("POST %s failed", PATH, exc_info=error)
+            return Reply(500, error_body("bug", "the gateway failed on this request", "the log says where"))
+        reply = Reply(error.status, error_body(error.code, error.message, error.hint))
+        if error.retry_after is not None:
+            reply.add("retry-after", str(error.retry_after))
+        self.tally.refuse(error.code)
+        for observer in self.gateway.observers:
+            observer.turned(Turned(asked.body, error, asked.origin))
+        return reply
+
+    def _finish(self, asked: Caller, reply: Reply) -> Reply:
+        """Counts the answer and writes its body and last headers."""
+        self.tally.respond("commands", reply.status)
+        reply.headers += origin_headers(asked.origin)
+        if reply.data is not None:
+            reply.body = OK if reply.data is STATUS_OK else _encode(reply.data)
+            reply.headers += (JSON, (b"content-length", b"%d" % len(reply.body)))
+        return reply
 
     # --- pages ------------------------------------------------------------------------------------------------------
 
-    async def from_page(self, asked: Caller, raw: bytes) -> Reply:
-        """Keeps a page's commands on its device; the reply is the same whatever the gateway knew."""
-        gateway = self.gateway
+    def read(self, asked: Caller, body: Body, site: Site) -> Page | Reply:
+        """What is to be kept of a page's request; the answer, where nothing is to be kept of that browser.
+
+        Raises Forbidden for a foreign origin, TooMany.
+        """
         received = now()
-        body = decode_body(raw)
-        site = await gateway.sites.by_api_key(body.key)
         check_origin(site, asked.origin)
         name = cookie_name(asked.scheme, asked.host)
         wanted = wishes(site, gpc=asked.gpc, opted_out=OPT_OUT in asked.cookie and opted_out(asked.cookie))
@@ -189,29 +263,49 @@ class Ingest:
             return self.declined(asked, name, len(body.commands))
         shown = self.shown_device(site, asked, name, body)
         self.limits.device(site.site_id, shown.device_id, len(body.commands))
-        self.limits.address(asked.client, max(len(body.commands) - 1, 0))
+        if len(body.commands) > 1:
+            self.limits.address(asked.client, len(body.commands) - 1)
         self.limits.site(site.site_id, len(body.commands))
-        parser = Parser(site, gateway.signer, private=wanted.private)
+        parser = Parser(site, self.gateway.signer, private=wanted.private)
         commands: list[Command] = []
         for entry in body.commands:
             parsed = parser.entry(entry)
             if parsed is not None:
                 commands += parsed[1]
         follows = PENDING_LINK in asked.cookie and not asked.unseen
-        pending = read_cookies(asked.cookie, PENDING_LINK) if follows else []
-        if pending and commands:
-            commands = [*confirmed(parser, pending[0], commands), *commands]
+        link = next(iter(read_cookies(asked.cookie, PENDING_LINK)), None) if follows else None
+        if link is not None and commands:
+            commands = [*confirmed(parser, link, commands), *commands]
         measured = received - int(body.sent_at * 1000) if body.sent_at and 0 < body.sent_at < 2**52 else None
-        device_id, outcomes = shown.device_id, list[str]()
-        if commands:
-            batch = Batch(site, device_id, commands, received, measured, shown.other, private=wanted.private)
-            done = await gateway.writer.commands(batch)
-            device_id, outcomes = done.device_id, done.outcomes
-        for observer in gateway.observers:
-            link = pending[0] if pending else None
-            kept = (body, commands, outcomes, parser.skipped, device_id, received, measured, shown.other, link)
-            observer.pushed(Pushed(site, *kept, private=wanted.private))
-        return self.taken(site, name, shown, device_id, parser, had_pending=bool(pending))
+        batch = Batch(site, shown.device_id, commands, received, measured, shown.other, private=wanted.private)
+        return Page(site, asked, body, name, shown, parser, batch, link)
+
+    def _kept(self, page: Page, done: Done) -> Reply:
+        """The answer to a page when its commands are durable, or when there were none: always the same."""
+        batch, shown, skipped = page.batch, page.shown, page.parser.skipped
+        for observer in self.gateway.observers:
+            kept = (page.body, batch.commands, done.outcomes, skipped, done.device_id, batch.received_at)
+            observer.pushed(Pushed(page.site, *kept, batch.measured, shown.other, page.link, batch.private))
+        reply = Reply(202, STATUS_OK, [NO_STORE])
+        fresh = shown.by_cookie and time.time() - shown.signed_at < REFRESH_AFTER
+        if done.device_id and not fresh:
+            token = device_token(self.gateway.signer, page.site.site_id, done.device_id)
+            if page.cookie:
+                reply.add("set-cookie", set_cookie(page.cookie, token, third_party=self.third_party))
+            if not shown.by_cookie:
+                reply.data = STATUS_OK | {"device": token}
+        if page.link is not None:
+            reply.add("set-cookie", FORGET_LINK)
+        if skipped:
+            self.tally.skip(skipped)
+            # The body stays the same for everybody; whoever embeds the snippet finds the reason in the network panel.
+            reason = "".join(filter(str.isprintable, skipped[0].reason.encode("ascii", "replace").decode()))
+            reply.add("x-gateway-skipped", f"{len(skipped)}; {reason[:300]}")
+        return reply
+
+    def _unkept(self, page: Page | Reply) -> Reply:
+        """The answer where there is nothing to keep."""
+        return page if isinstance(page, Reply) else self._kept(page, Done(page.shown.device_id))
 
     def shown_device(self, site: Site, asked: Caller, name: str | None, body: Body) -> Shown:
         """The device a browser proves to be: by its cookie, else by the token it was given while it had none."""
@@ -244,31 +338,9 @@ class Ingest:
         self.cookies[site.site_id, token] = (device_id, signed_at, time.monotonic() + REMEMBERED_SECONDS)
         return device_id, signed_at
 
-    def taken(
-        self, site: Site, name: str | None, shown: Shown, device_id: int, parser: Parser, *, had_pending: bool
-    ) -> Reply:
-        """202 for a page; sets or renews the cookie, and gives the token to a browser that has not shown the cookie."""
-        data = {"status": "ok"}
-        reply = Reply(202, data, [(b"cache-control", b"no-store")])
-        fresh = shown.by_cookie and time.time() - shown.signed_at < REFRESH_AFTER
-        if device_id and not fresh:
-            token = device_token(self.gateway.signer, site.site_id, device_id)
-            if name:
-                reply.add("set-cookie", set_cookie(name, token, third_party=self.third_party))
-            if not shown.by_cookie:
-                data["device"] = token
-        if had_pending:
-            reply.add("set-cookie", FORGET_LINK)
-        if parser.skipped:
-            self.tally.skip(parser.skipped)
-            # The body stays the same for everybody; whoever embeds the snippet finds the reason in the network panel.
-            reason = "".join(filter(str.isprintable, parser.skipped[0].reason.encode("ascii", "replace").decode()))
-            reply.add("x-gateway-skipped", f"{len(parser.skipped)}; {reason[:300]}")
-        return reply
-
     def declined(self, asked: Caller, name: str | None, commands: int) -> Reply:
         """The usual answer for a browser of which nothing is to be kept; it forgets what it was given before."""
-        reply = Reply(202, {"status": "ok"}, [(b"cache-control", b"no-store")])
+        reply = Reply(202, STATUS_OK, [NO_STORE])
         if name and read_cookies(asked.cookie, name):
             reply.add("set-cookie", set_cookie(name, "", third_party=self.third_party, max_age=0))
         if read_cookies(asked.cookie, PENDING_LINK):
@@ -287,13 +359,18 @@ def preflight() -> Reply:
     return reply
 
 
-def allow_origin(reply: Reply, origin: str) -> None:
+@lru_cache(maxsize=1024)
+def origin_headers(origin: str) -> tuple[tuple[bytes, bytes], ...]:
     """Lets a page read the answer. Whether its commands were taken was decided by the site's own list of origins."""
-    if origin:
-        reply.add("access-control-allow-origin", origin)
-        reply.add("access-control-allow-credentials", "true")
-        reply.add("access-control-expose-headers", "Retry-After, X-Gateway-Skipped")
-    reply.headers.append((b"vary", b"Origin"))
+    vary = (b"vary", b"Origin")
+    if not origin:
+        return (vary,)
+    return (
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-allow-credentials", b"true"),
+        (b"access-control-expose-headers", b"Retry-After, X-Gateway-Skipped"),
+        vary,
+    )
 
 
 def check_origin(site: Site, origin: str) -> None:
@@ -308,72 +385,3 @@ def confirmed(parser: Parser, token: str, commands: list[Command]) -> list[Comma
     at = min(c.sent_at for c in commands) // 1000
     parsed = parser.entry(_encode({"id": f"link-{token[-32:]}", "at": at, "command": ["link", token]}))
     return parsed[1] if parsed else []
-
-
-# --- servers ----------------------------------------------------------------------------------------------------------
-
-
-async def from_server(gateway: Gateway, limits: Limits, asked: Caller, raw: bytes) -> Reply:
-    """Keeps a server's commands, each about an identity or a device, with proof `server`."""
-    received = now()
-    kind, _, secret = asked.authorization.partition(" ")
-    if kind.lower() != "bearer":
-        raise Unauthorized("this call needs the site's secret key", "send Authorization: Bearer SECRET_KEY")
-    site = await gateway.sites.by_secret(secret.strip())
-    if asked.browser:
-        raise leaked(site)
-    body = decode_body(raw)
-    limits.site(site.site_id, len(body.commands))
-    parser = Parser(site, gateway.signer, server=True)
-    outcomes: list[str] = []
-    for raw_entry in body.commands:
-        parsed = parser.entry(raw_entry)
-        if parsed is None:
-            outcomes.append("skipped")
-            continue
-        entry, commands = parsed
-        try:
-            device = entry.device or body.device
-            outcomes += [await keep(gateway, site, c, entry.identity, device, received) for c in commands]
-        except BadRequest as error:
-            parser.skipped.append(parser.refusal(entry, error))
-            outcomes.append("skipped")
-    gateway.writer.tally.skip(parser.skipped)
-    skipped = [{"command": s.command, "reason": s.reason} for s in parser.skipped]
-    return Reply(202, {"status": "ok", "outcomes": outcomes, "skipped": skipped})
-
-
-async def keep(gateway: Gateway, site: Site, command: Command, named: object, device: str | None, received: int) -> str:
-    """Keeps one server command; returns its outcome. Raises BadRequest if it does not say whom it is about."""
-    if device is not None:
-        device_id = gateway.device_id(site, device)
-        batch = Batch(site, device_id, [command], received, actor="server")
-        return (await gateway.writer.commands(batch)).outcomes[0]
-    if isinstance(command, Reidentify):
-        if command.new is None or command.old is None:
-            raise BadRequest(command.blocked_new or command.blocked_old or "reidentify needs both ids here")
-        people = [Person(key=command.new), Person(key=command.old)]
-        operation = Operation(site, "reidentify", command.op_id, people)
-        return (await gateway.writer.operation(operation)).outcome
-    key = person_of(command, named)
-    if isinstance(command, Login):
-        command = Writes(command.op_id, command.sent_at, command.fingerprint, rows=command.rows)
-    elif isinstance(command, Writes):
-        command.target = None
-    done = await gateway.writer.commands(ServerBatch(site, key, [command], received))
-    return done.outcomes[0]
-
-
-def person_of(command: Command, named: object) -> Key:
-    """The identity a server's command is about."""
-    if isinstance(named, dict):
-        key, blocked = identity(named.get("value"), str(named.get("kind", "id")))
-    elif named is not None:
-        key, blocked = identity(named)
-    elif isinstance(command, Login):
-        key, blocked = command.key, command.blocked
-    else:
-        key, blocked = getattr(command, "target", None), None
-    if key is None:
-        raise BadRequest(blocked or "the entry does not say whom it is about", 'add "identity": ID or "device": TOKEN')
-    return key

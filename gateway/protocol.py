@@ -16,6 +16,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from gateway.commands import MAX_BODY
+from gateway.direct import Direct, Senders
+from gateway.ingest import PATH, Caller, Ingest, caller
 from gateway.settings import Settings
 from gateway.web import error_body
 
@@ -68,6 +71,20 @@ class Guard:
         self.connections: set[Protocol] = set()
         self.waiting: OrderedDict[Protocol, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
+        self.ingest: Ingest | None = None
+        self.direct_urls: frozenset[bytes] = frozenset()
+        self._senders: Senders | None = None
+
+    def hand_over(self, ingest: Ingest, prefix: str) -> None:
+        """From now on most of what pages push goes to `ingest` directly, at its path and at that below `prefix`."""
+        self.ingest = ingest
+        self.direct_urls = frozenset({PATH.encode(), f"{prefix}{PATH}".encode()})
+
+    def senders_of(self, app: object) -> Senders:
+        """Who sends requests to an application, behind the proxies it trusts."""
+        if self._senders is None:
+            self._senders = Senders(app)
+        return self._senders
 
     def start(self) -> None:
         """Begins to look at the clocks; needs a running event loop."""
@@ -105,6 +122,8 @@ class Guard:
 class Protocol(HttpToolsProtocol):
     """One connection. `deadline` is when the client must have done its next step."""
 
+    cycle: Any  # the request under way, or the last one: uvicorn's RequestResponseCycle, or a Direct
+
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.guard: Guard = self.app_state["guard"]
@@ -116,6 +135,8 @@ class Protocol(HttpToolsProtocol):
         self.held = 0
         self.chunk = 0  # size of the data being parsed
         self.unsent = 0  # what was still to be sent when it was last late
+        self.asked = Caller()
+        self.senders = self.guard.senders_of(self.app)
 
     # --- the connection ---------------------------------------------------------------------------------------------
 
@@ -187,9 +208,15 @@ class Protocol(HttpToolsProtocol):
         self._count_header(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_header(len(name) + len(value))
-        if self.in_head:
-            super().on_header(name, value)  # trailers of a chunked body are nobody's headers
+        self.header_bytes += len(name) + len(value)
+        if self.header_bytes > self.guard.max_header or len(self.headers) >= MAX_HEADERS:
+            self._headers_too_large()
+        if not self.in_head:
+            return  # trailers of a chunked body are nobody's headers
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.in_head = False
@@ -197,24 +224,62 @@ class Protocol(HttpToolsProtocol):
             return
         self.guard.waiting.pop(self, None)
         self.deadline = self.loop.time() + self.guard.body_timeout
-        super().on_headers_complete()
+        if self.url in self.guard.direct_urls and self._is_plain():
+            keep_alive = self.parser.should_keep_alive()
+            given = (self.transport, self.server_state.default_headers, self.on_response_complete)
+            self.cycle = Direct(*given, keep_alive=keep_alive)
+        else:
+            super().on_headers_complete()
         if self.guard.stopping and self.cycle is not None:
             self.cycle.keep_alive = False
 
+    def _is_plain(self) -> bool:
+        """Whether a request may go to ingest directly: a POST whose body has a known, allowed size, in its turn."""
+        if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1" or not self.answered:
+            return False
+        if self.expect_100_continue or self.parser.should_upgrade():
+            return False
+        scheme, client = self.senders.sender(self.scheme or "http", self.client, self.headers)
+        self.asked = caller(scheme, client, self.headers)
+        return 0 < self.asked.length <= MAX_BODY
+
     def on_body(self, body: bytes) -> None:
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if isinstance(self.cycle, Direct):  # no larger than it said it would be
+            self.cycle.body += body
+        else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self.receiving = False
         self.deadline = inf
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if not isinstance(self.cycle, Direct):
             super().on_message_complete()
-            if self.cycle.response_complete:
-                self._await_request()
+        elif not self.cycle.response_complete:
+            self._direct(self.cycle)
+        if self.cycle.response_complete:
+            self._await_request()
+
+    def _direct(self, cycle: Direct) -> None:
+        """Gives a whole request to ingest; if that cannot take it now, to the application."""
+        cycle.more_body = False
+        self.asked.body = cycle.body
+        if self.guard.ingest is None or not self.guard.ingest.direct(self.asked, cycle.answer):
+            self.cycle = None
+            super().on_headers_complete()
+            super().on_body(cycle.body)
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        # As uvicorn does, but without its timer for idle connections: the guard looks after these.
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
         if self.transport.is_closing():
             self.deadline = self.loop.time() + LINGER_SECONDS
         elif self.cycle.response_complete and self.receiving:  # refused before it was all there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import secrets
 import time
@@ -25,13 +26,25 @@ class Sites:
         self._sites: list[Site] = []
         self._by_api_key: dict[str, Site] = {}
         self._read_at = 0.0
+        self._reading = asyncio.Lock()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether what is known was read within the last two seconds."""
+        return time.monotonic() - self._read_at <= FRESH_SECONDS
+
+    def known(self, api_key: str) -> Site | None:
+        """The site with this public key, as of the last reading."""
+        return self._by_api_key.get(api_key)
 
     async def all(self, *, fresh: bool = False) -> list[Site]:
         """All sites, at most two seconds old, or read now."""
-        if fresh or time.monotonic() - self._read_at > FRESH_SECONDS:
-            self._sites = await self._store.sites()
-            self._by_api_key = {s.api_key: s for s in self._sites}
-            self._read_at = time.monotonic()
+        if fresh or not self.fresh:
+            async with self._reading:  # one reads for all who wait
+                if fresh or not self.fresh:
+                    self._sites = await self._store.sites()
+                    self._by_api_key = {s.api_key: s for s in self._sites}
+                    self._read_at = time.monotonic()
         return self._sites
 
     async def by_api_key(self, api_key: str) -> Site:

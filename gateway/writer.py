@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.errors import GatewayError, Unavailable
 from gateway.identity.batches import Done
@@ -28,12 +28,16 @@ MAX_GROUP = 500
 MAX_WAITING = 20_000
 
 
+Settle = Callable[[Reply | GatewayError], None]
+"""Is called once with the answer to a request, or with why there is none."""
+
+
 @dataclass(slots=True)
 class Waiting:
     """A request and who waits for its answer."""
 
     request: Request
-    answer: asyncio.Future[Reply] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    settle: Settle
 
 
 class Writer:
@@ -81,16 +85,29 @@ class Writer:
         assert isinstance(reply, Answer)
         return reply
 
-    async def _submit(self, request: Request) -> Reply:
+    def submit(self, request: Request, settle: Settle) -> None:
+        """Queues a request; `settle` is told when it is durable or failed. Raises Unavailable if there is no room."""
         if self._closing:
             raise Unavailable("the gateway is shutting down", "send the same request again")
         if len(self._queue) >= MAX_WAITING:
             raise Unavailable("too many requests are waiting", "slow down and send the same request again")
-        waiting = Waiting(request)
         self.tally.accepted(request)
-        self._queue.append(waiting)
+        self._queue.append(Waiting(request, settle))
         self._wake.set()
-        return await waiting.answer
+
+    async def _submit(self, request: Request) -> Reply:
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        def settle(reply: Reply | GatewayError) -> None:
+            if answer.done():  # who waited has gone
+                return
+            if isinstance(reply, GatewayError):
+                answer.set_exception(reply)
+            else:
+                answer.set_result(reply)
+
+        self.submit(request, settle)
+        return await answer
 
     async def _work(self) -> None:
         while self._queue or not self._closing:
@@ -131,8 +148,7 @@ class Writer:
             if any(isinstance(reply, Answer) and reply.outcome == "deleted" for reply in replies):
                 await self._forget()
             for waiting, reply in zip(group, replies, strict=True):
-                if not waiting.answer.done():
-                    waiting.answer.set_result(reply)
+                self._settle(waiting, reply)
                 self.tally.durable(waiting.request, reply)
                 self._tell(waiting.request, reply)
 
@@ -150,8 +166,13 @@ class Writer:
         except Exception:  # it is committed all the same: the next checkpoint takes them out
             log.exception("what was deleted is still in the write-ahead log")
 
-    @staticmethod
-    def _refuse(group: list[Waiting], error: GatewayError) -> None:
+    def _refuse(self, group: list[Waiting], error: GatewayError) -> None:
         for waiting in group:
-            if not waiting.answer.done():
-                waiting.answer.set_exception(error)
+            self._settle(waiting, error)
+
+    @staticmethod
+    def _settle(waiting: Waiting, reply: Reply | GatewayError) -> None:
+        try:
+            waiting.settle(reply)
+        except Exception:  # the others of the group are still to be answered
+            log.exception("a request could not be answered")
