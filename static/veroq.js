@@ -202,7 +202,8 @@
     };
 
     const flush = () => {
-      if (!key || document.prerendering || !consent) return;
+      // A page that nobody has seen yet, prerendered or in a background tab, says and binds nothing.
+      if (!key || !consent || (!live && document.hidden)) return;
       if (!live) conversion = conversion || session["vq.conv"];
       live = true;
       waiting.splice(0).forEach(store);
@@ -249,7 +250,7 @@
       }
       const [name, value] = command;
       if (name == "init") return init(value);
-      if (name == "reset") forget();
+      if (/^(logout|reset)$/.test(name)) forget();
       if (name == "consent" && !(consent = value == "granted")) {
         waiting = [];
         forget();
@@ -301,13 +302,14 @@
 
     // Capturing at the window also sees what happens to the document.
     const listen = (event, work) => addEventListener(event, safely(work), true);
-    listen("visibilitychange", () => (document.hidden ? leave() : (beaconed = "")));
-    listen("prerenderingchange", flush);
+    listen("visibilitychange", () => (document.hidden ? leave() : ((beaconed = ""), flush())));
     listen("pagehide", leave);
     listen("online", () => plan(0));
-    // Back from the back-forward cache: a request that was under way may never be answered.
+    // Back from the back-forward cache: a request that was under way may never be answered, and the person may have
+    // changed meanwhile.
     listen("pageshow", (event) => {
       if (event.persisted) {
+        if (live) conversion = session["vq.conv"];
         stop();
         plan(0);
       }

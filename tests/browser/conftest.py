@@ -63,6 +63,8 @@ def firefox_options(edge: Edge) -> dict[str, Any]:
 # What Firefox says about a blocked request reaches Playwright as if the page had thrown it; nothing was thrown.
 FIREFOX_NOTICES = ("", "Cross-Origin Request Blocked", "Content-Security-Policy")
 NewContext = Callable[..., BrowserContext]
+# Nothing checks the name of the host: each test has one of its own.
+PUBLIC_URLS = {"first_party": "", "third_party": "https://tracker1.test"}
 CONSOLE = pytest.StashKey[list[str]]()
 
 
@@ -226,7 +228,7 @@ def gateways_behind_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         def running(cookie_mode: str) -> GatewayServer:
             if cookie_mode not in servers:
                 folder = tmp_path_factory.mktemp(cookie_mode)
-                environment = {"GATEWAY_COOKIE_MODE": cookie_mode}
+                environment = {"GATEWAY_COOKIE_MODE": cookie_mode, "GATEWAY_PUBLIC_URL": PUBLIC_URLS[cookie_mode]}
                 servers[cookie_mode] = stack.enter_context(GatewayServer(folder, environment=environment))
             return servers[cookie_mode]
 

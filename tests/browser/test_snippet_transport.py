@@ -399,14 +399,15 @@ def test_a_refusal_forgets_what_waits_and_what_earlier_pages_left(recorder: Reco
     ] == []
 
 
-def test_a_prerendered_page_waits_until_it_is_seen(recorder: Recorder, page: Page) -> None:
-    page.add_init_script("Object.defineProperty(document, 'prerendering', { value: true, configurable: true })")
+def test_a_page_says_nothing_until_it_is_seen(recorder: Recorder, page: Page) -> None:
+    page.add_init_script("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
     page.goto(recorder.page(snippet(says="_veroq.push(['track', 'A'])")) + "?vero_id=1")
     page.evaluate("new Promise(done => setTimeout(done, 50))")
     assert recorder.batches == []
+    assert stored(page) == []
     page.evaluate(
-        "Object.defineProperty(document, 'prerendering', { value: false }),"
-        "document.dispatchEvent(new Event('prerenderingchange'))"
+        "Object.defineProperty(document, 'hidden', { value: false }),"
+        "document.dispatchEvent(new Event('visibilitychange'))"
     )
     assert recorder.wait_for_commands(2) == [["link", "1"], ["track", "A"]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from playwright.sync_api import BrowserContext, Page
-from selenium.common.exceptions import WebDriverException
+from selenium.common.exceptions import SessionNotCreatedException, WebDriverException
 from selenium.webdriver import WebKitGTK
 from selenium.webdriver.webkitgtk.options import Options
 from selenium.webdriver.webkitgtk.service import Service
@@ -87,9 +87,9 @@ class PlaywrightVisitor:
 class WebKitTab:
     """A tab of the one WebKit there is."""
 
-    def __init__(self, driver: WebKitGTK) -> None:
+    def __init__(self, driver: WebKitGTK, kind: str) -> None:
         self.driver = driver
-        driver.switch_to.new_window("tab")
+        driver.switch_to.new_window(kind)
         self.handle = driver.current_window_handle
 
     def _here(self) -> WebKitGTK:
@@ -153,11 +153,9 @@ class WebKit:
         os.close(write)
         with os.fdopen(read) as said:
             display = said.readline().strip()
-        service = Service(self._driver_path, env=self._environment | {"DISPLAY": f":{display}"})
+        self._environment["DISPLAY"] = f":{display}"
         try:
-            # Selenium uses names of its own that it has given up.
-            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-                self.driver = WebKitGTK(options=self._options, service=service)
+            self.driver = self._session()
         except BaseException:
             self._screen.kill()
             self._screen.wait()
@@ -165,6 +163,20 @@ class WebKit:
         self.driver.set_page_load_timeout(30)
         self.driver.set_script_timeout(10)
         return self
+
+    def _session(self) -> WebKitGTK:
+        """On a busy machine the browser may come too late for its driver, which then gives up."""
+        for attempt in range(3):
+            service = Service(self._driver_path, env=self._environment)
+            try:
+                # Selenium uses names of its own that it has given up.
+                with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                    return WebKitGTK(options=self._options, service=service)
+            except SessionNotCreatedException:
+                service.stop()
+                if attempt == 2:
+                    raise
+        raise AssertionError("not reached")
 
     def __exit__(self, *_: object) -> None:
         try:
@@ -174,7 +186,14 @@ class WebKit:
             self._screen.wait(10)
 
     def tab(self) -> WebKitTab:
-        self._tabs.append(WebKitTab(self.driver))
+        return self._opened("window")  # what it calls a tab stays in the background
+
+    def hidden_tab(self) -> WebKitTab:
+        """A tab that nobody sees."""
+        return self._opened("tab")
+
+    def _opened(self, kind: str) -> WebKitTab:
+        self._tabs.append(WebKitTab(self.driver, kind))
         return self._tabs[-1]
 
     def close_tabs(self) -> None:
