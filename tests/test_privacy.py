@@ -254,3 +254,12 @@ async def test_the_opt_out_cookie_reaches_a_third_party_from_inside_a_page(tmp_p
     cookies = response.headers.get_list("set-cookie")
     assert cookies[0] == "vq_optout=1; Path=/; Max-Age=34560000; Secure; HttpOnly; SameSite=None; Partitioned"
     assert cookies[1].startswith(f"{COOKIE}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=None; Partitioned")
+
+
+async def test_feeds_leave_out_who_sends_gpc(driver: Driver) -> None:
+    await send(driver, ["track", "Open"])
+    driver.client.cookies.clear()
+    await send(driver, ["user", {"id": "42"}], ["track", "Private"], headers=GPC)
+    told = (await driver.api("GET", "/v1/feed")).json()["entries"]
+    assert [entry["event"]["name"] for entry in told if entry["type"] == "event"] == ["Open"]
+    assert [entry for entry in told if entry["type"] == "identity"] == []
