@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress
+from rich.table import Table
 
-from gateway import backup
+from gateway import backup, status
 from gateway.backup import Report
 from gateway.check import check_site
 from gateway.context import Gateway
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, Unavailable
 from gateway.model import now
 from gateway.retention import Removed, Retention, limits, one_pass, shown
 from gateway.settings import Settings, load
+from gateway.status import Status
 from gateway.terminal import AsJson, Database, err, out, print_json, site_named, with_gateway
 
 app = typer.Typer()
@@ -140,3 +143,37 @@ def retention(
         out.print(f"{what}: kept {f'{months} months' if months else 'for ever'}", highlight=False)
     for name, removed in found.items():
         out.print(f"[bold]{name}[/]: {'would go' if dry_run else 'gone'}: {shown(removed)}", highlight=False)
+
+
+# --- status -----------------------------------------------------------------------------------------------------------
+
+MARKS = {status.WELL: "[green]✓[/]", status.NOTE: "[yellow]![/]", status.BAD: "[red]✗[/]"}
+
+
+@app.command("status")
+def show_status(
+    url: Annotated[str, typer.Option(help="where the gateway runs; default: this machine, by the settings")] = "",
+    as_json: AsJson = False,
+    database: Database = None,
+) -> None:
+    """Say whether all is well: the running gateway, its database, what waits. Exit code 1 if something is not."""
+    settings = load(database=database)
+    found = Status()
+    status.look_at_gateway(found, settings, url.rstrip("/") or status.address_of(settings))
+    try:
+        if settings.database.startswith("sqlite:///") and not Path(settings.database[10:]).exists():
+            raise Unavailable(f"there is no database {settings.database[10:]}")
+        status.look_at_disk(found, settings)
+        with_gateway(settings, lambda gateway: status.look_at_sites(found, gateway))
+    except Unavailable as error:
+        found.say("database", status.BAD, error.message)
+    if as_json:
+        print_json({"ok": found.ok, "lines": found.lines, "numbers": found.numbers})
+    else:
+        table = Table.grid(padding=(0, 2))
+        for line in found.lines:
+            table.add_row(MARKS[line.state], line.what, escape(line.said))
+        out.print(table)
+        out.print("All is well." if found.ok else "[red]Something is wrong.[/]")
+    if not found.ok:
+        sys.exit(1)

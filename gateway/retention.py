@@ -120,6 +120,7 @@ class Retention:
 
         async def on_sql(tx: Transaction) -> Any:
             assert isinstance(tx, SqlTransaction)
+            tx.in_thread = True
             return await work(tx)
 
         started = time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -140,3 +142,21 @@ def test_a_value_on_a_bound_counts_as_up_to_it() -> None:
         spread.add(number)
     assert spread.buckets() == [("1.0", 1.0), ("5.0", 2.0), ("+Inf", 3.0)]
     assert spread.sum == 12
+
+
+async def test_the_dashboard_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
+    async with driving(tmp_path) as driver:
+        await push(driver, entry("a", "track", "Landed"))
+        text = (await driver.client.get(PATH)).text
+    families = list(text_string_to_metric_families(text))
+    known = {s.name for f in families for s in f.samples}
+    # A counter with labels has no sample before it counts something: then it is known by its description.
+    known |= {f"{f.name}_total" for f in families if f.type == "counter"}
+    dashboard = json.loads((DOCUMENT.parent.parent / "deploy" / "grafana" / "gateway.json").read_text())
+    queries = [t["expr"] for p in dashboard["panels"] for t in p["targets"]]
+    queries += [a["expr"] for a in dashboard["annotations"]["list"]]
+    asked = {name for q in queries for name in re.findall(r"\b(?:gateway|process)_\w+", q)}
+    assert asked - known == set()
+    assert len(asked) > 15
+    labels = {label for q in queries for label in re.findall(r"[{,](\w+)(?:=~?|!=)", q)}
+    assert labels <= {"instance", "reason", "status", "outcome", "actor", "kind"}

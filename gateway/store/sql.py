@@ -171,6 +171,9 @@ def _event_row(e: Event) -> tuple[Any, ...]:
 class SqlTransaction(ABC):
     """The contract of `store.base.Transaction` in SQL."""
 
+    in_thread = False
+    """Whether statements run aside from the event loop, where the database would otherwise keep it waiting."""
+
     @abstractmethod
     async def fetch(self, statement: str, *arguments: object) -> Rows:
         """Runs a query and returns its rows."""
