@@ -159,6 +159,7 @@ class Front:
         self.routed.router.redirect_slashes = False
         self.routed.state.gateway = gateway
         self.watched = watched(self._answered, gateway)
+        self.is_watched = self.watched != self._answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.watched(self._at_the_top(scope), receive, send)
@@ -232,7 +233,7 @@ class Application:
         guard.start()
         try:
             async with self._served() as self.app:
-                if type(self.app) is Front:  # nothing else wants to see every request
+                if type(self.app) is Front and not self.app.is_watched:  # nothing else wants to see every request
                     guard.hand_over(self.app.ingest, self.app.prefix)
                 await send({"type": "lifespan.startup.complete"})
                 tell_supervisor("READY=1")

@@ -92,6 +92,7 @@ def test_a_gateways_log_is_json_and_holds_nobodys_data(tmp_path: Path) -> None:
         entry = {"id": "a", "at": 0, "command": ["user", {"id": SECRET, "phone": SECRET}]}
         bodies: list[Any] = [{"key": site["api_key"], "commands": [entry, SECRET, ["nonsense", SECRET]]}, SECRET]
         with httpx.Client(base_url=server.url, trust_env=False) as client:
+            client.post("/v1/commands", json=bodies[0])
             for body in bodies:
                 client.post(f"/v1/commands?who={SECRET}", json=body, headers={"Cookie": f"vq_dev={SECRET}"})
             client.get(f"/v1/profiles?q={SECRET}")
@@ -101,6 +102,7 @@ def test_a_gateways_log_is_json_and_holds_nobodys_data(tmp_path: Path) -> None:
         server.api(site).get("/v1/profiles", params={"identity": SECRET})
         text = server.log.read_text()
         lines = [json.loads(line) for line in text.splitlines()]
+    assert sum(r.get("route") == "/v1/commands" for r in lines) == 3
     requests = {(r["method"], r["route"], r["status"]) for r in lines if r["logger"] == "gateway.requests"}
     assert requests >= {
         ("POST", "/v1/commands", 202), ("POST", "/v1/commands", 400), ("GET", "/v1/profiles", 401),
