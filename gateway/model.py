@@ -146,7 +146,8 @@ class Fact:
 
     `at` is device time for what a device did, else the commit time; `seq` is the order of commits. `identities` and
     `homes` run in parallel: the identities a fact names and the profile ids given to them. `detail` pins what was
-    decided at commit; `flags` is what the fold made of it.
+    decided at commit; `flags` is what the fold made of it. What is `inert` is kept as an answer only and never folded;
+    what is `idle` changed nothing when it came and counts all the same, should what came before it change.
     """
 
     seq: int
@@ -171,6 +172,7 @@ class Fact:
     erased: bool = False
     inert: bool = False
     request_hash: str = ""
+    idle: bool = False
 
 
 @dataclass(slots=True)

@@ -201,7 +201,6 @@ class BatchRun(Run):
                 if isinstance(command, Writes) and command.target in world.identities:
                     identity = world.identities[command.target]
                     nodes |= {identity.home} if not identity.server_device else set()
-        await self._idle(batches)
         await loader.complete(devices)
         await loader.components(nodes)
         tokens = {c.token for b in batches for c in b.commands if isinstance(c, Link) and c.token}
@@ -210,19 +209,6 @@ class BatchRun(Run):
         if crowd:
             await loader.devices(crowd, -1)
             await loader.complete(crowd)
-
-    async def _idle(self, batches: Sequence[Batch | ServerBatch]) -> None:
-        """Loads what changed nothing when it came, for batches that say now what happened before it."""
-        for batch in batches:
-            said = [c for c in batch.commands if isinstance(c, (Login, Link, Logout, Reidentify))]
-            device = self.world.devices[batch.device_id] if isinstance(batch, Batch) else None
-            if device is None or not said:
-                continue
-            since = min(self._time(c.sent_at + device.clock_offset, batch)[0] for c in said)
-            if any((v.last_seen or 0) > since for v in device.turns):
-                facts = await self.tx.idle_facts(self.site.site_id, [device.device_id], since)
-                facts = [self.loader.facts.setdefault(f.seq, f) for f in facts]
-                self.decider.idle[device.device_id] = facts
 
     def _changes(self, batch: Batch | ServerBatch, device_id: int) -> bool:
         """Whether a batch may change who is who: it holds an identity command that is not a plain repetition."""

@@ -6,7 +6,6 @@ Every decision becomes a fact that the world folds at once; the caller saves wha
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +58,9 @@ def value_hash(site_id: int, key: Key) -> str:
     return hashlib.sha256(f"{site_id}\0{key[0]}\0{key[1]}".encode()).hexdigest()
 
 
+Stretch = tuple[int, int, int, Key | None, Proof | None, bool]
+
+
 class Decider:
     """Decides operations one after the other on one world and collects the facts and errors they leave."""
 
@@ -75,52 +77,31 @@ class Decider:
         self.deleted: list[Visitor] = []
         self.deleted_nodes: set[int] = set()
         self.tombstones: list[str] = []
-        self.idle: defaultdict[int, list[Fact]] = defaultdict(list)
-        self.woken: set[int] = set()
 
     # --- what a device does -----------------------------------------------------------------------------------
 
     def login(self, op: Op, key: Key, *, wait: bool = False, aliases: Sequence[Key] = ()) -> Answer:
         """The person `key` is on the device: their visitor from here, or from its beginning if nobody was known."""
-        world, device = self.world, self.world.devices[op.device_id]
+        device = self.world.devices[op.device_id]
         turn = rules.turn_at(device.turns, op.at)
-        identity = world.identities.get(key)
         if turn is None:
             return self._inert(op, "login", "noop", [key], reason="older than the deletion of this person")
         fact = self._fact(op, "login", [key], detail={"wait": True} if wait else {})
-        here = identity is not None and turn.known and turn.home == identity.home and not aliases
-        if here and identity and op.proof <= identity.proof and self._is_idle(device, fact):
-            return self._inert(op, "login", "noop", [key], node=identity.home)
-        if again := self._same_again(device, turn, op, key, wait=wait):
-            return self._inert(op, "login", again, [key], node=turn.home)
         known, held_by = turn.known, turn.home
         if aliases:
             fact.detail["aliases"] = [list(a) for a in aliases]
-        self._record(fact)
+        before = self._record(fact)
         outcome = self._login_outcome(fact, known, held_by)
-        fact.outcome, fact.moved_visitors = outcome, int(outcome == "attached")
+        self._conclude(fact, outcome, before)
+        fact.moved_visitors = int(outcome == "attached")
         self._check_links(device)
         return Answer(op.op_id, outcome, self._node_on(device, op.at, fact.homes[0]))
-
-    def _same_again(self, device: Device, turn: Visitor, op: Op, key: Key, *, wait: bool) -> str:
-        """The outcome of a login that only repeats what did not help before: pages say it on every view."""
-        identity = self.world.identities.get(key)
-        if identity is None or turn.known:
-            return ""
-        mine = [f for f in device.facts if f.kind == "login" and f.identities[:1] == [key]]
-        mine = [f for f in mine if turn.started_at <= f.at <= op.at and (f.proof or 0) >= op.proof]
-        full = len(self.world.browsers(identity.home)) >= self.world.site.device_cap
-        if any(f.flags & GHOST for f in mine) and full:
-            self._device_limit(mine[-1], identity.home)
-            return "ghost"
-        waiting = wait and identity.proof >= Proof.VERIFIED and turn.tentative and turn.home == identity.home
-        return "tentative" if waiting and mine else ""
 
     def _login_outcome(self, fact: Fact, known: bool, held_by: int) -> str:
         if fact.flags & GHOST:
             self._device_limit(fact, fact.homes[0])
             return "ghost"
-        if fact.flags & TENTATIVE:
+        if fact.flags & TENTATIVE and not (known and held_by == fact.homes[0]):
             return "tentative"
         if known:
             return "noop" if self.world.root(held_by) == self.world.root(fact.homes[0]) else "switched"
@@ -128,23 +109,20 @@ class Decider:
 
     def link(self, op: Op, key: Key, token: str | None) -> Answer:
         """A click on a link for `key`: a tentative visitor if nobody is known on the device, else nothing."""
-        world, device = self.world, self.world.devices[op.device_id]
+        device = self.world.devices[op.device_id]
         turn = rules.turn_at(device.turns, op.at)
         if turn is None:
             return self._inert(op, "link", "noop", [key], reason="older than the deletion of this person")
-        identity = world.identities.get(key)
-        counted = token is None or device.device_id in world.tokens[token]
+        held_by = turn.home
         fact = self._fact(op, "link", [key], detail={"token": token} if token else {})
-        if identity and turn.home == identity.home and counted and self._is_idle(device, fact):
-            return self._inert(op, "link", "noop", [key], node=identity.home)
-        self._record(fact)
-        fact.outcome = self._link_outcome(fact, rules.turn_at(device.turns, op.at))
-        if fact.outcome == "tentative":
-            fact.moved_visitors = 1
+        before = self._record(fact)
+        outcome = self._link_outcome(fact, rules.turn_at(device.turns, op.at), held_by)
+        self._conclude(fact, outcome, before)
+        fact.moved_visitors = int(outcome == "tentative")
         self._check_links(device)
         return Answer(op.op_id, fact.outcome, self._node_on(device, op.at, fact.homes[0]))
 
-    def _link_outcome(self, fact: Fact, turn: Visitor | None) -> str:
+    def _link_outcome(self, fact: Fact, turn: Visitor | None, held_by: int) -> str:
         if fact.detail.get("token") in self.world.void:
             message = f"this link was opened on more than {self.world.site.token_cap} devices: it identifies nobody now"
             self._error("token_quarantined", fact, message, home=fact.homes[0], subject=fact.detail["token"])
@@ -156,7 +134,7 @@ class Decider:
             return "ignored_known"
         if turn.known:
             return "noop" if self.world.root(turn.home) == self.world.root(fact.homes[0]) else "ignored_known"
-        return "tentative" if turn.home == fact.homes[0] else "noop"
+        return "tentative" if turn.home == fact.homes[0] != held_by else "noop"
 
     def logout(self, op: Op) -> Answer:
         """The person leaves: the next visitor on the device is anonymous."""
@@ -164,13 +142,12 @@ class Decider:
         turn = rules.turn_at(device.turns, op.at)
         if turn is None:
             return self._inert(op, "logout", "noop", [], reason="older than the deletion of this person")
+        held_by = turn.home
         fact = self._fact(op, "logout", [])
-        if self._is_idle(device, fact):
-            return self._inert(op, "logout", "noop", [])
-        fact.outcome = "switched"
-        self._record(fact)
+        before = self._record(fact)
+        self._conclude(fact, "noop" if before == self._stretches(device) else "switched", before)
         self._check_links(device)
-        return Answer(op.op_id, "switched", turn.home)
+        return Answer(op.op_id, fact.outcome, held_by)
 
     def ignored(self, op: Op, kind: str, reason: str) -> Answer:
         """A command that identifies nobody here: only that it came is kept, and why it did nothing."""
@@ -192,13 +169,10 @@ class Decider:
             return self._inert(op, "reidentify", "noop", [new, old], reason="older than the deletion of this person")
         if new == old:
             return self._inert(op, "reidentify", "noop", [new, old], reason="one id twice", node=turn.home)
-        if old is None and not blocked:
+        if old is None and not blocked and turn.claim != new:
             old = turn.claim
         target, source = world.identities.get(new), world.identities.get(old) if old else None
-        settled = target is not None and turn.known and turn.home == target.home
         together = target is not None and source is not None and world.root(target.home) == world.root(source.home)
-        if new == old or (settled and together):
-            return self._inert(op, "reidentify", "noop", [new, old], node=target.home if target else turn.home)
         known, held_by = turn.known, turn.home
         fact = self._fact(op, "reidentify", [new, old])
         brought = 0
@@ -208,13 +182,9 @@ class Decider:
             outcome = "" if together else self._authority(fact, device, turn, new, old)
         if "brought" in fact.detail:
             brought = sum(v.home in fact.detail["brought"] and v.claim is not None for v in device.turns)
-        refused = outcome in ("refused_excluded", "refused_blocked", "refused_limit")
-        if settled and not fact.detail.get("brought") and (refused or (outcome == "held" and self._pending(fact))):
-            answer = self._inert(op, "reidentify", outcome, [new, old], node=fact.homes[0])
-            self._explain(self.facts[-1], outcome, fact.homes, blocked)
-            return answer
-        self._record(fact)
-        fact.outcome = outcome or self._login_outcome(fact, known, held_by)
+        waits = outcome == "held" and known and held_by == fact.homes[0] and self._pending(fact)
+        before = self._record(fact)
+        self._conclude(fact, outcome or self._login_outcome(fact, known, held_by), before, again=waits)
         fact.moved_visitors += brought
         self._explain(fact, fact.outcome, fact.homes, blocked)
         self._check_links(device)
@@ -284,7 +254,8 @@ class Decider:
         """Whether the same pair already waits for an operator."""
         pair = fact.homes[:2]
         held = (f for f in self.world.graph_facts.values() if f.kind == "reidentify" and f.outcome == "held")
-        return any(f.homes[:2] == pair and f.resolved_by is None and f.undone_by is None for f in held)
+        held = (f for f in held if f.resolved_by is None and f.undone_by is None and not f.idle)
+        return any(f.homes[:2] == pair for f in held)
 
     def _explain(self, fact: Fact, outcome: str, homes: list[int], blocked: str | None) -> None:
         """Keeps an identity error for a refused reidentify on the profile it concerns."""
@@ -502,10 +473,12 @@ class Decider:
         return Answer(op.op_id, "undone", node)
 
     def _undoable(self, fact: Fact) -> bool:
-        if fact.inert or fact.erased or fact.undone_by or fact.outcome not in UNDOABLE:
+        if fact.inert or fact.idle or fact.erased or fact.undone_by or fact.outcome not in UNDOABLE:
             return False
         if fact.kind not in ("merge", "reidentify", "demerge", "unlink"):
             return False
+        if fact.kind in ("demerge", "unlink") and self.world.dead & set(fact.detail["nodes"]):
+            return False  # as if it had never happened, they would be deleted as well
         if "target" in fact.detail and "source" in fact.detail:
             return any(e.seq == fact.seq for e in self.world.edges[fact.detail["target"]])
         return True
@@ -589,31 +562,28 @@ class Decider:
             request_hash=op.request_hash,
         )
 
-    def _record(self, fact: Fact) -> None:
+    def _record(self, fact: Fact) -> list[Stretch]:
+        """Folds a fact; returns the time line of its device as it was before."""
         self.facts.append(fact)
+        before = self._stretches(self.world.devices[fact.device_id]) if fact.device_id else []
         self.world.apply(fact)
-        if fact.device_id and self.idle[fact.device_id]:
-            self._wake(self.world.devices[fact.device_id], fact)
+        return before
 
-    def _wake(self, device: Device, late: Fact) -> None:
-        """What changed nothing when it came counts after all, if a fact that arrived late lets it change something."""
-        for fact in sorted(self.idle[device.device_id], key=lambda f: (f.at, f.seq)):
-            if fact.inert and fact.at >= late.at and self._would_change(device, fact):
-                fact.inert = False
-                fact.detail["named"] = late.seq
-                self.world.apply(fact)
-                fact.outcome = "attached" if fact.kind != "link" else "tentative"
-                self.woken.add(fact.seq)
+    @staticmethod
+    def _stretches(device: Device) -> list[Stretch]:
+        return [(v.started_at, v.ended_at, v.home, v.claim, v.proof, v.tentative) for v in device.turns]
 
-    def _would_change(self, device: Device, fact: Fact) -> bool:
-        if rules.turn_at(device.turns, fact.at) is None:
-            return False
-        named = fact.kind in ("logout", "link") or fact.identities[0] in self.world.identities
-        return named and not self.world.changes_nothing(device, fact)
+    def _conclude(self, fact: Fact, outcome: str, before: list[Stretch], *, again: bool = False) -> None:
+        """The outcome of what a device said: idle if it changed nothing, or was refused before in the same words.
 
-    def _is_idle(self, device: Device, fact: Fact) -> bool:
-        """Whether a fact changes nothing; on a device that was not loaded whole it is the newest, and a repetition."""
-        return not device.complete or self.world.changes_nothing(device, fact)
+        What waits for an operator is idle only if it waits already (`again`).
+        """
+        device = self.world.devices[fact.device_id]
+        fact.outcome = outcome
+        if "join" not in fact.detail and before == self._stretches(device):
+            said = (f for f in device.facts if f is not fact and not f.idle and f.outcome == outcome != "held")
+            same = any((f.kind, f.identities) == (fact.kind, fact.identities) for f in said)
+            fact.idle = again or outcome == "noop" or same
 
     def _inert(
         self,
@@ -633,10 +603,6 @@ class Decider:
         fact.request_hash = op.request_hash
         fact.inert = True
         self.facts.append(fact)
-        if op.device_id and outcome not in ("ghost", "tentative") and (kind == "logout" or identities) and not reason:
-            fact.homes = [self.world.home_of(k) if k else 0 for k in identities]
-            fact.visitor_id = self.new_id()
-            self.idle[op.device_id].append(fact)
         return Answer(op.op_id, outcome, node)
 
     def _pin_join(self, fact: Fact, outcome: str) -> str:

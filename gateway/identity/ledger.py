@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.identity import rules
@@ -76,8 +76,11 @@ def only_linked(key: Key, home: int, visitors: Iterable[Visitor]) -> Identity | 
     return Identity(key, home, proof, min(v.claim_at for v in holders))
 
 
-def release(fact: Fact, device_id: int) -> Release | None:
-    """What a demerge or unlink means for a device. A demerge holds for devices that nobody knew of at the time, too."""
+def release(fact: Fact, device_id: int, dead: Collection[int]) -> Release | None:
+    """What a demerge or unlink means for a device. A demerge holds for devices that nobody knew of at the time, too.
+
+    Where the turns that left were given to somebody who is `dead` by now, each that is still there is by itself.
+    """
     released = fact.detail.get("released", {})
     if str(device_id) in released:
         anchor, at = released[str(device_id)]
@@ -85,7 +88,7 @@ def release(fact: Fact, device_id: int) -> Release | None:
         anchor, at = 0, fact.at
     else:
         return None
-    return Release(at, fact.seq, frozenset(fact.detail["nodes"]), anchor)
+    return Release(at, fact.seq, frozenset(fact.detail["nodes"]), 0 if anchor in dead else anchor)
 
 
 def established(facts: Iterable[Fact], servers: dict[int, bool] | None = None) -> dict[Key, Identity]:
@@ -140,6 +143,7 @@ class World:
         self.recut: set[int] = set()
         self.gone: set[int] = set()  # visitors that went, and their counters with them, also if they came back
         self.core: set[int] | None = None
+        self.without_seq = 0
         self.seq = 0
 
     # --- reading ---------------------------------------------------------------------------------------------
@@ -190,7 +194,7 @@ class World:
 
     def releases(self, device_id: int) -> list[Release]:
         """What took this device off a profile."""
-        return [r for f in self.graph_facts.values() if (r := release(f, device_id)) is not None]
+        return [r for f in self.graph_facts.values() if (r := release(f, device_id, self.dead)) is not None]
 
     # --- loading ---------------------------------------------------------------------------------------------
 
@@ -237,8 +241,11 @@ class World:
             return
         self.seq = fact.seq
         device = self.devices.get(fact.device_id)
-        if device and device.complete and fact.kind in DEVICE_KINDS and not erased(device, fact):
-            self._apply_device(fact, device)
+        if device and fact.kind in DEVICE_KINDS and not erased(device, fact):
+            if device.complete:
+                self._apply_device(fact, device)
+            else:  # the newest there, and a repetition
+                fact.flags = self._flags(fact, device)
         if fact.kind == "delete":
             self._apply_delete(fact)
         elif fact.kind in GRAPH_KINDS:
@@ -292,7 +299,7 @@ class World:
         if turn is None:
             return kept
         flags = kept
-        apart = None if turn.known else self._known_apart(turn)
+        apart = None if turn.known else self._known_apart(turn, fact)
         if identity is not None and not self._is_outside(fact.homes[0]):
             full = len(self.browsers(identity.home)) >= self.site.device_cap
             here = any(v.device_id == device.device_id and not v.tentative for v in self.visitors(identity.home))
@@ -310,22 +317,38 @@ class World:
         """Whether an identity is none of those that are decided again."""
         return self.core is not None and home not in self.core
 
-    def _known_apart(self, turn: Visitor) -> set[int] | None:
-        """The component of an unclaimed visitor without its own claim, if somebody is known there by a merge."""
+    def _known_apart(self, turn: Visitor, fact: Fact) -> set[int] | None:
+        """The component of an unclaimed visitor without its own claim, if somebody is known there by a merge.
+
+        What joined them is pinned in the fact: some of it may belong to people who are not looked at when another fact
+        is undone, and who are somebody else by then.
+        """
         own = turn.visitor_id if turn.claim else turn.home
-        if not self.edges[own]:
+        pinned = fact.detail.pop("through", {"edges": [], "named": []})
+        joins: defaultdict[int, set[Edge]] = defaultdict(set)
+        for edge in (Edge(*e) for e in pinned["edges"]):
+            if edge.seq != self.without_seq and not {edge.target, edge.source} & self.dead:
+                joins[edge.target].add(edge)
+                joins[edge.source].add(edge)
+        if not self.edges[own] and not joins[own]:
             return None
-        seen, todo = {own}, [own]
+        named = {n for n in pinned["named"] if n not in self.dead}
+        seen, todo, used = {own}, [own], set[Edge]()
         while todo:
             node = todo.pop()
-            near = {n for e in self.edges[node] for n in (e.target, e.source)}
-            near |= {v.visitor_id for v in self.at_home[node].values() if v is not turn and self._attached(v)}
-            visitor = self.turn_of.get(node)
-            if visitor is not None and visitor is not turn and self._attached(visitor):
-                near.add(visitor.home)
+            edges = self.edges[node] | joins[node]
+            for visitor in (*self.at_home[node].values(), *filter(None, [self.turn_of.get(node)])):
+                if visitor is not turn and visitor.home != visitor.visitor_id and self._attached(visitor):
+                    edges.add(Edge(visitor.claim_seq, visitor.home, visitor.visitor_id))
+            near = {n for e in edges for n in (e.target, e.source)}
+            used |= edges
             todo.extend(near - seen)
             seen |= near
-        return seen if any(self.named[n] for n in seen) else None
+        named = seen & (named | {n for n in seen if self.named[n]})
+        if not named:
+            return None
+        fact.detail["through"] = {"edges": [[e.seq, e.target, e.source] for e in sorted(used)], "named": sorted(named)}
+        return seen
 
     def _attached(self, visitor: Visitor) -> bool:
         """Whether a visitor's own profile id goes where it went: one that took part in a merge does not."""
@@ -356,15 +379,6 @@ class World:
         claims ^= {(v.visitor_id, v.claim, v.home, v.claim_seq) for v in turns if v.claim}
         self.settle((claim, home) for _, claim, home, _ in claims)
         self._regroup(concerned)
-
-    def changes_nothing(self, device: Device, fact: Fact) -> bool:
-        """Whether the device's time line would be the same with a fact more."""
-        if fact.kind != "logout":
-            fact.flags = self._flags(fact, device)
-        facts = sorted([*device.facts, fact], key=lambda f: (f.at, f.seq))
-        releases = self.releases(device.device_id)
-        turns = rules.cut(device.device_id, facts, releases, device.erasures, frozenset(self.void))
-        return [_stretch(v) for v in turns] == [_stretch(v) for v in device.turns]
 
     def settle(self, claims: Iterable[tuple[Key, int]]) -> None:
         """Identities that are known from links alone come and go with the visitors held by these links."""
@@ -544,7 +558,7 @@ class World:
         the place of the undoing in the ledger.
         """
         again = World(self.site)
-        again.core = core
+        again.core, again.without_seq = core, undone.seq
         again.void, again.tokens, again.homes = set(self.void), self.tokens, dict(self.homes)
         released = undone.detail.get("released", {})
         folded = [d for d in self.devices.values() if d.complete and (str(d.device_id) in released or about(d, core))]
@@ -596,10 +610,6 @@ class World:
             self.exclusions[a] = {b for b in others if b in before.exclusions[a] or (a, b) in back}
 
 
-def _stretch(v: Visitor) -> tuple[object, ...]:
-    return v.started_at, v.ended_at, v.home, v.claim, v.proof, v.tentative
-
-
 def outside(device: Device) -> list[Fact]:
     """A device's facts without those in the stretches of deleted people."""
     return [f for f in device.facts if not erased(device, f)]
@@ -612,7 +622,14 @@ def erased(device: Device, fact: Fact) -> bool:
 
 def about(device: Device, nodes: set[int]) -> bool:
     """Whether a device belongs to any of the profile ids, or something was said on it about them."""
-    return any(v.home in nodes for v in device.turns) or any(set(f.homes) & nodes for f in device.facts)
+    return any(v.home in nodes for v in device.turns) or any(
+        nodes & {*f.homes, *joined_through(f)} for f in device.facts
+    )
+
+
+def joined_through(fact: Fact) -> set[int]:
+    """The profile ids through which the visitor of a device fact was somebody else's."""
+    return {n for _, *nodes in fact.detail.get("through", {}).get("edges", ()) for n in nodes}
 
 
 def refold(site: Site, devices: Sequence[Device], facts: Iterable[Fact], void: Iterable[str]) -> World:
@@ -636,7 +653,7 @@ def refold(site: Site, devices: Sequence[Device], facts: Iterable[Fact], void: I
     for device in devices:
         device.facts = sorted(outside(device), key=lambda f: (f.at, f.seq))
         device.complete = True
-        cuts = [r for f in parting if (r := release(f, device.device_id)) is not None]
+        cuts = [r for f in parting if (r := release(f, device.device_id, world.dead)) is not None]
         device.turns = rules.cut(device.device_id, device.facts, cuts, device.erasures, frozenset(world.void))
         for visitor in device.turns:
             world._place(visitor)

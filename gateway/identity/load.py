@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from gateway.identity.ledger import World, erased
 from gateway.model import (
@@ -29,7 +30,7 @@ class Loader:
         self.visitor_rows: dict[int, Visitor] = {}
         self.identity_rows: dict[Key, Identity] = {}
         self.profile_rows: dict[int, Profile] = {}
-        self.flags: dict[int, tuple[int, int | None]] = {}
+        self.folded: dict[int, tuple[int, bool, dict[str, Any]]] = {}
         self.home_rows: dict[Key, int] = {}
         self.exclusion_rows: set[tuple[int, int]] = set()
         self.facts: dict[int, Fact] = {}
@@ -115,7 +116,7 @@ class Loader:
         await self.identities({k for f in facts for k in f.identities[:1] if k})
         for fact in facts:
             fact = self.facts.setdefault(fact.seq, fact)
-            self.flags[fact.seq] = (fact.flags, fact.detail.get("named"))
+            self.folded[fact.seq] = (fact.flags, fact.idle, dict(fact.detail))
             device = world.devices[fact.device_id]
             if not erased(device, fact):
                 device.facts.append(fact)
@@ -126,18 +127,21 @@ class Loader:
             world.devices[i].facts.sort(key=lambda f: (f.at, f.seq))
         own = {v.visitor_id for i in wanted for v in world.devices[i].turns[-MANY_TURNS:]}
         await self.graph(wanted | own | {f.homes[0] for f in facts if f.homes})
-        await self._graph_of_turns(wanted)
+        left = (f.detail.get("released", {}) for f in world.graph_facts.values())
+        anchors = {anchor for released in left for d, (anchor, _) in released.items() if int(d) in wanted}
+        if anchors:
+            await self.graph(anchors)  # whether whom they were given to has been deleted since
+        await self.components(anchors | self._possible(wanted))
 
-    async def _graph_of_turns(self, ids: set[int]) -> None:
-        """Loads the profiles around the devices' visitors; of a device with very many, the recent ones."""
+    def _possible(self, ids: set[int]) -> set[int]:
+        """The profile ids that the devices' visitors have or may come to have; of very many, the recent ones."""
         nodes: set[int] = set()
-        for i in ids:
-            device = self.world.devices[i]
+        for device in (self.world.devices[i] for i in ids):
             for turn in device.turns[-MANY_TURNS:]:
                 nodes |= {turn.home, turn.visitor_id}
-            named = {k for f in device.facts[-MANY_TURNS:] for k in f.identities[:1] if k}
-            nodes |= {self.world.identities[k].home for k in named if k in self.world.identities}
-        await self.components(nodes)
+            for fact in device.facts[-MANY_TURNS:]:
+                nodes |= {fact.visitor_id, *fact.homes[:1]}
+        return nodes
 
     async def tokens(self, tokens: Iterable[str]) -> None:
         """Where link tokens were seen; what is past the cap is void."""
@@ -160,7 +164,7 @@ class Loader:
 
     def _identities(self, identities: Iterable[Identity]) -> None:
         for identity in identities:
-            if identity.key not in self.world.identities:
+            if identity.key not in self.identity_rows:  # what was forgotten since it was loaded stays so
                 i = identity
                 self.identity_rows[i.key] = Identity(i.key, i.home, i.proof, i.since, i.server_device)
                 self.world.identities[i.key] = i

@@ -234,7 +234,7 @@ class OperationRun(Run):
 
     async def _held(self) -> Fact:
         found = [f for f in await self.tx.recorded(self.site.site_id, [self.operation.of]) if f.outcome == "held"]
-        if not found or found[0].resolved_by or found[0].undone_by or found[0].inert:
+        if not found or found[0].resolved_by or found[0].undone_by or found[0].inert or found[0].idle:
             raise NotFound(f"no held merge {self.operation.of!r}", "GET /v1/held lists what waits")
         held = self.loader.facts.setdefault(found[0].seq, found[0])
         await self.loader.components(held.homes)

@@ -20,7 +20,7 @@ APART = ("demerge", "unlink", "delete")
 def outbox(decider: Decider, loader: Loader, events: Iterable[int], private: Collection[int]) -> Outbox | None:
     """The row of a commit, None if it has nothing to tell. `private` are events and facts to be left out."""
     shown = [e for e in events if e not in private]
-    facts = [f for f in decider.facts if not f.inert]
+    facts = [f for f in decider.facts if not f.inert and not f.idle]
     told = _told(decider, loader, facts) if facts else []
     told = [t for t in told if t.seq not in private]
     return Outbox(decider.now, shown, told) if shown or told else None

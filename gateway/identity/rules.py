@@ -116,7 +116,7 @@ def cut(
     """Cuts a device's time line into visitors: what it did, what took it off a profile, and who was deleted.
 
     Facts are login, link, logout and reidentify. A fact's `visitor_id` is the id of the visitor it opens, if it opens
-    one; the first visitor's id is the device's.
+    one; the first visitor's id is the device's. A turn that lasts no time is none: nothing can have happened in it.
     """
     turns = [Visitor(device_id, device_id, home=device_id)]
     marks: list[tuple[int, int, int, Fact | Release | Erasure]] = [(f.at, 1, f.seq, f) for f in facts]
@@ -135,7 +135,7 @@ def cut(
     for turn in turns:
         if turn.claim is not None and turn.claim[0] == GONE:
             _release(turn, turn.visitor_id)
-    return [turn for turn in turns if not turn.erased]
+    return [turn for turn in turns if not turn.erased and turn.started_at < turn.ended_at]
 
 
 def _apply_fact(turns: list[Visitor], fact: Fact, at: int, void_tokens: frozenset[str]) -> None:

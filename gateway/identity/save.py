@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from gateway.identity import rules
 from gateway.identity.decide import Decider
-from gateway.identity.ledger import World
+from gateway.identity.ledger import World, joined_through
 from gateway.identity.load import Loader
 from gateway.identity.outbox import outbox
 from gateway.model import (
@@ -18,6 +19,8 @@ from gateway.model import (
     now,
 )
 from gateway.store.base import Changes, Transaction
+
+RECENT = 10 * 60 * 1_000_000
 
 
 class Run:
@@ -138,11 +141,12 @@ class Run:
             changes.refs += [(n, fact.seq) for n in sorted(self._concerned(fact))]
             if fact.detail.get("token"):
                 changes.tokens.append((fact.detail["token"], fact.device_id, fact.homes[0], fact.at))
+        self._wake()
         folded = [f for d in world.devices.values() for f in d.facts] + list(world.graph_facts.values())
         for fact in folded:
-            if self.loader.flags.get(fact.seq, (state := (fact.flags, fact.detail.get("named")))) != state:
+            if self.loader.folded.get(fact.seq, (state := (fact.flags, fact.idle, fact.detail))) != state:
                 changes.facts_changed.append(fact)
-        marked = self.decider.undone.keys() | self.decider.resolved.keys() | self.scrubbed | decider.woken
+        marked = self.decider.undone.keys() | self.decider.resolved.keys() | self.scrubbed
         known = {f.seq for f in changes.facts_changed}
         changes.facts_changed += [f for s, f in self.loader.facts.items() if s in marked and s not in known]
         changes.errors = decider.errors
@@ -153,12 +157,21 @@ class Run:
         changes.tombstones = [(h, self.now) for h in decider.tombstones]
         self._kept_apart(changes)
 
+    def _wake(self) -> None:
+        """What changed nothing when it came is shown like other facts once a visitor rests on it."""
+        for device in self.world.devices.values():
+            holds = {seq for v in device.turns for seq in (v.claim_seq, v.visitor_id)}
+            for fact in device.facts:
+                if fact.idle and fact.outcome == "noop" and holds & {fact.seq, fact.visitor_id}:
+                    fact.idle = False
+
     def _concerned(self, fact: Fact) -> set[int]:
         """The profile ids (and, for what takes devices off a profile, devices) under which a fact is found again."""
         detail = fact.detail
         named = [k for k in fact.identities if k] + [(k, v) for k, v in detail.get("aliases", ())]
         refs = {self.world.home_of(k) for k in named} | set(self.decider.nodes_of(fact))
         refs |= {int(d) for d in detail.get("released", ())}
+        refs |= joined_through(fact)
         refs |= {n for name in ("joined", "lifted", "excluded") for pair in detail.get(name, ()) for n in pair}
         return refs - {0}
 
@@ -169,7 +182,10 @@ class Run:
         changes.included = sorted(self.loader.exclusion_rows - pairs)
 
     async def _collapse(self) -> tuple[list[Write], list[Write]]:
-        """Keeps of a run of equal writes only the first and the last: pages repeat their properties on every view."""
+        """Keeps of a run of equal writes in one turn only the first and the last: pages repeat them on every view.
+
+        What is recent stays: a login that arrives late may yet cut the turn in two.
+        """
         if not self.writes:
             return [], []
         devices, keys = {w.device_id for w in self.writes}, {w.key for w in self.writes}
@@ -184,18 +200,37 @@ class Run:
             run = runs.setdefault(_run_of(write), [])
             if any(w.op_id == write.op_id for w in run):
                 continue
-            same = [(w.kind, w.value) for w in run[-2:]] == [(write.kind, write.value)] * 2
-            latest = same and run[-1].at <= write.at
-            if latest and write.kind != "once":
-                dropped = run.pop()
+            run.append(write)
+            run.sort(key=lambda w: (w.at, w.op_id))
+            kept.append(write)
+        for run in runs.values():
+            for dropped in self._repeated(run):
                 if dropped in kept:
                     kept.remove(dropped)
                 else:
                     gone.append(dropped)
-            run.append(write)
-            run.sort(key=lambda w: (w.at, w.op_id))
-            kept.append(write)
         return kept, gone
+
+    def _repeated(self, run: list[Write]) -> list[Write]:
+        """The writes that say what those before and after them in the same turn say, and are not recent."""
+        found: list[Write] = []
+        before = run[:1]
+        for write, after in itertools.pairwise(run[1:]):
+            three = (*before, write, after)
+            if (
+                write.kind != "once"
+                and write.at < self.now - RECENT
+                and len({(w.kind, w.value) for w in three}) == 1
+                and len({self._turn_of(w) for w in three}) == 1
+            ):
+                found.append(write)
+            else:
+                before = [write]
+        return found
+
+    def _turn_of(self, write: Write) -> int:
+        turn = rules.turn_at(self.world.devices[write.device_id].turns, write.at)
+        return turn.visitor_id if turn else -write.at
 
 
 def _run_of(write: Write) -> tuple[int, str, str]:

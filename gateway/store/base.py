@@ -95,13 +95,13 @@ class Transaction(Protocol):
         """All profile ids that resolve to the given ones."""
 
     async def device_facts(self, site_id: int, device_ids: Collection[int]) -> list[Fact]:
-        """What devices wrote into the ledger, without what changed nothing or was erased, in the order of commits."""
-
-    async def idle_facts(self, site_id: int, device_ids: Collection[int], since: int) -> list[Fact]:
-        """What devices said from `since` on that changed nothing when it came, in the order of commits."""
+        """What devices wrote into the ledger that is in force, in the order of commits."""
 
     async def graph_facts(self, site_id: int, nodes: Collection[int]) -> list[Fact]:
-        """Merges and their kin that concern any of the given profile ids and are in force, in the order of commits."""
+        """Merges and their kin that concern any of the given profile ids and are in force, in the order of commits.
+
+        Without what changed nothing when it came: that joins and parts nobody.
+        """
 
     async def facts_of(self, site_id: int, nodes: Collection[int]) -> list[Fact]:
         """Every fact in force that names any of the given profile ids, in the order of commits."""

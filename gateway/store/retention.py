@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.model import BEGINNING, FOREVER, ID_TIME_SHIFT
 from gateway.store.base import Store
-from gateway.store.sql import Rows, SqlTransaction
+from gateway.store.sql import IDLE, INERT, Rows, SqlTransaction
 
 PAGE = 200
 """Devices, profiles or rows that are looked at together."""
@@ -23,14 +23,18 @@ AT_ONCE = 500
 Ids = list[int]
 
 REPEATS = (
-    "l.site_id = $1 and l.seq < $2 and l.inert = 1 and l.kind in ('login', 'link', 'logout', 'reidentify')"
+    "l.site_id = $1 and l.seq < $2 and l.inert <> 0 and l.kind in ('login', 'link', 'logout', 'reidentify')"
     # An identity error names the entry that it is about.
     " and (l.outcome = 'noop' or not exists (select 1 from identity_errors e where e.site_id = l.site_id"
     " and e.device_id = l.device_id and e.op_id = l.op_id))"
-    # A fact that comes months late must find who is on the device: of each name the latest repetition stays.
-    " and (l.visitor_id = 0 or exists (select 1 from ledger n where n.site_id = l.site_id"
-    " and n.device_id = l.device_id and n.seq > l.seq and n.inert = 1 and n.visitor_id <> 0"
-    " and n.kind = l.kind and n.identities = l.identities and n.at >= l.at))"
+    # A fact that comes months late must find who is on the device: of each name the latest repetition stays, and what
+    # says since when the name is known.
+    f" and (l.inert = {INERT} or (exists (select 1 from ledger n where n.site_id = l.site_id"
+    f" and n.device_id = l.device_id and n.seq > l.seq and n.inert = {IDLE} and n.erased = 0"
+    " and n.kind = l.kind and n.identities = l.identities and n.at >= l.at)"
+    " and exists (select 1 from ledger n where n.site_id = l.site_id"
+    f" and n.device_id = l.device_id and n.seq < l.seq and n.inert <> {INERT} and n.erased = 0 and n.undone_by is null"
+    " and n.kind = l.kind and n.identities = l.identities and n.at <= l.at and n.proof >= l.proof)))"
 )
 """Which ledger entries changed nothing and are needed for nothing; $2 is a place in the ledger, see `id_at`."""
 
@@ -194,7 +198,7 @@ async def _drop_entries(tx: SqlTransaction, site_id: int, entries: Rows) -> int:
     nodes |= {i.home for i in await tx.identities_named(site_id, keys)} | {*(await tx.homes(site_id, keys)).values()}
     sql = "/* ledger_refs.drop */ delete from ledger_refs where site_id = $1 and profile_id = any($2) and seq = any($3)"
     await tx.execute(sql, site_id, list(nodes), seqs)
-    sql = "/* ledger.drop */ delete from ledger where site_id = $1 and seq = any($2) and inert = 1"
+    sql = "/* ledger.drop */ delete from ledger where site_id = $1 and seq = any($2) and inert <> 0"
     await tx.execute(sql, site_id, seqs)
     return len(seqs)
 

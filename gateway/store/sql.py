@@ -58,6 +58,9 @@ KEYS = {
 }
 """The primary key of each table that is saved by upsert."""
 
+INERT, IDLE = 1, 2
+"""What `ledger.inert` says of facts that are only an answer, and of those that changed nothing when they came."""
+
 COLUMNS = {
     "devices": "device_id, server, created_at, clock_offset, context, erasures",
     "visitors": "visitor_id, device_id, started_at, ended_at, claim_kind, claim_value, home, proof, tentative, "
@@ -112,7 +115,7 @@ def fact_from(row: Sequence[Any]) -> Fact:
     fact.identities = [tuple(k) if k else None for k in _decode(row[9])]
     fact.homes = _decode(row[10])
     fact.detail = _decode(row[12])
-    fact.erased, fact.inert = bool(row[19]), bool(row[20])
+    fact.erased, fact.inert, fact.idle = bool(row[19]), row[20] == INERT, row[20] == IDLE
     return fact
 
 
@@ -158,7 +161,7 @@ def _fact_row(f: Fact) -> tuple[Any, ...]:
     what = (f.seq, f.op_id, f.kind, f.outcome, f.device_id, f.actor, f.proof, f.at, f.committed_at)
     who = (_json(f.identities), _json(f.homes), f.visitor_id, _json(f.detail), f.flags)
     moved = (f.moved_visitors, f.moved_identities, f.reason, f.undone_by, f.resolved_by)
-    return (*what, *who, *moved, int(f.erased), int(f.inert), f.request_hash)
+    return (*what, *who, *moved, int(f.erased), INERT if f.inert else IDLE if f.idle else 0, f.request_hash)
 
 
 def _event_row(e: Event) -> tuple[Any, ...]:
@@ -240,18 +243,10 @@ class SqlTransaction(ABC):
     async def device_facts(self, site_id: int, device_ids: Collection[int]) -> list[Fact]:
         sql = (
             f"/* ledger.of_devices */ select {FACT_COLUMNS} from ledger where site_id = $1 and device_id = any($2)"
-            " and kind in ('login', 'link', 'logout', 'reidentify') and inert = 0 and erased = 0"
+            f" and kind in ('login', 'link', 'logout', 'reidentify') and inert <> {INERT} and erased = 0"
             " and undone_by is null order by seq"
         )
         return [fact_from(r) for r in await self.fetch(sql, site_id, list(device_ids))]
-
-    async def idle_facts(self, site_id: int, device_ids: Collection[int], since: int) -> list[Fact]:
-        sql = (
-            f"/* ledger.idle */ select {FACT_COLUMNS} from ledger where site_id = $1 and device_id = any($2)"
-            " and at >= $3 and kind in ('login', 'link', 'logout', 'reidentify') and inert = 1 and erased = 0"
-            " and visitor_id <> 0 order by seq"
-        )
-        return [fact_from(r) for r in await self.fetch(sql, site_id, list(device_ids), since)]
 
     async def graph_facts(self, site_id: int, nodes: Collection[int]) -> list[Fact]:
         sql = (
@@ -268,7 +263,7 @@ class SqlTransaction(ABC):
             f"/* ledger.of_nodes */ select distinct {FACT_COLUMNS} from ledger_refs"
             " join ledger on ledger.site_id = ledger_refs.site_id and ledger.seq = ledger_refs.seq"
             " where ledger_refs.site_id = $1 and ledger_refs.profile_id = any($2)"
-            " and ledger.inert = 0 and ledger.erased = 0 and ledger.undone_by is null order by ledger.seq"
+            f" and ledger.inert <> {INERT} and ledger.erased = 0 and ledger.undone_by is null order by ledger.seq"
         )
         return [fact_from(r) for r in await self.fetch(sql, site_id, list(nodes))]
 

@@ -99,11 +99,15 @@ class State:
             for turn in turns:
                 group.setdefault(turn.own, {turn.own})
                 group.setdefault(turn.place, {turn.place})
-                if turn.who is not None and turn is not without:
+                if turn is not without and self.attached(turn):
                     join(turn.place, turn.own)
         for place, _ in self.names.values():
             group.setdefault(place, {place})
         return group
+
+    def attached(self, turn: Turn) -> bool:
+        """Whether what a turn was before is where the turn is: a turn that took part in a merge stays there."""
+        return turn.who is not None or (turn.own not in self.dead and not any(turn.own in e for e in self.edges))
 
     def group(self, place: Place, without: Turn | None = None) -> set[Place]:
         return self.groups(without).get(place, {place})
@@ -153,9 +157,9 @@ class State:
             elif turns[-1].erased and not any(a <= at < b for _, a, b, _ in mine):
                 self.begin(turns, at, ("turn", device, ("after", n, at)))
         for turn in turns:
-            if turn.who is not None and turn.place in self.dead:
+            if turn.place in self.dead:
                 self.leave(turn, turn.own)
-        self.turns[device] = [t for t in turns if not t.erased]
+        self.turns[device] = [t for t in turns if not t.erased and t.start < t.end]
 
     @staticmethod
     def begin(turns: list[Turn], at: int, own: Place) -> Turn:
@@ -487,6 +491,8 @@ class Model:
         possible = deed.kind in ("demerge", "unlink") or deed.join is not None or deed.held
         if deed.join is not None and not any(e[0] == deed.n for e in self.state.edges):
             possible = False
+        if deed.kind in ("demerge", "unlink") and deed.nodes & self.state.dead:
+            possible = False  # one of the people that were taken apart is no more
         if not possible or deed.undone or deed.skip:
             return None
         deed.undone = True
@@ -544,8 +550,9 @@ class Model:
                 properties[key] = value
         properties |= {key: value for _, _, kind, key, value in mine if kind == "set"}
         tags = {key: value for _, _, kind, key, value in mine if kind == "tag"}
-        says = [value for _, _, kind, _, value in mine if kind == "subscription"]
-        return dict(sorted(properties.items())), sorted(t for t, on in tags.items() if on), says[-1] if says else True
+        says = sorted((at, not value) for at, _, kind, _, value in mine if kind == "subscription")
+        subscribed = not says[-1][1] if says else True  # at equal times unsubscribed wins
+        return dict(sorted(properties.items())), sorted(t for t, on in tags.items() if on), subscribed
 
 
 def partition(people: Iterable[tuple[Any, ...]]) -> set[frozenset[str]]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.driver import driving
-from tests.identity.lab import SECOND, Lab
+from tests.identity.lab import SECOND, Lab, run
 
 
 def search(path: Path, *values: str) -> list[str]:
@@ -162,4 +162,29 @@ def test_a_device_that_left_before_the_deletion_is_no_way_back(lab: Lab) -> None
     lab.track(2, "more")
     lab.login(2, "bob")
     assert lab.events("bob") == ["mine", "more"]
+    lab.check()
+
+
+def test_a_name_that_only_a_link_in_the_deleted_stretch_gave_is_gone(lab: Lab) -> None:
+    lab.link(1, "bob", token="t")
+    at = lab.clock()
+    lab.logout(1, at=at)
+    lab.link(1, "alice")
+    lab.delete("alice")
+    assert lab.profile("bob") is None
+    lab.check()
+
+
+def test_a_turn_never_goes_to_whom_a_device_left_and_who_was_deleted_since(lab: Lab) -> None:
+    lab.login(2, "alice")
+    lab.login(1, "bob")
+    at = lab.clock()
+    lab.track(1, "not bob's")
+    lab.login(1, "alice")
+    lab.unlink(1)
+    lab.delete(1)
+    lab.login(1, "alice", at=at + 1)
+    (profile,) = [p for p in run(lab.reader().search(""))["profiles"] if p["events"]]
+    assert lab.events_of(profile["profile_id"]) == ["not bob's"]
+    assert not profile["identities"]
     lab.check()

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tests.identity.lab import START, Lab
+from tests.identity.lab import SECOND, START, Lab
 
 
 def properties(lab: Lab, who: Any) -> Any:
@@ -127,6 +127,7 @@ def test_a_late_login_takes_the_properties_of_its_turn_along(lab: Lab) -> None:
 
 def test_a_property_that_never_changes_is_kept_twice_at_most(lab: Lab) -> None:
     for _ in range(20):
+        lab.clock.at += 3600 * SECOND
         lab.put(1, ("set", "plan", "free"))
     assert lab.rows("select count(*) from properties") == [(2,)]
     assert json.loads(lab.rows("select value from properties")[0][0]) == "free"

@@ -304,3 +304,38 @@ def test_an_identity_proven_by_an_undone_fact_is_not_proven_any_more(lab: Lab) -
     assert profile is not None
     assert [i["proof"] for i in profile["identities"]] == ["claimed"]
     lab.check()
+
+
+def test_a_login_beside_a_merge_stays_beside_when_something_else_is_undone(lab: Lab) -> None:
+    """The merge is with somebody whom the undone demerge did not touch, and who has no name by then."""
+    lab.login(2, "alice")
+    lab.track(1, "before")
+    lab.merge("alice", 1)
+    assert lab.login(1, "bob") == "switched"
+    lab.demerge("bob", op="d")
+    lab.demerge("alice")
+    lab.undo("d")
+    assert lab.events("bob") == []
+    lab.check()
+
+
+def test_what_a_device_left_and_was_merged_again_leads_there_after_an_undo(lab: Lab) -> None:
+    lab.track(1, "a")
+    lab.reidentify("42", "alice", op="r")
+    lab.track(2, "b")
+    lab.login(1, "alice")
+    lab.unlink(1)
+    lab.merge(2, 1)
+    lab.login(1, "alice")
+    assert lab.undo("r") == "undone"
+    assert lab.events("alice") == ["a"]
+    lab.check()
+
+
+def test_who_was_taken_apart_stays_so_once_one_of_them_is_deleted(lab: Lab) -> None:
+    lab.login(1, "alice")
+    lab.login(2, "alice")
+    lab.unlink(1, op="u")
+    lab.delete("alice")
+    assert lab.undo("u") == "nothing_to_undo"
+    lab.check()
