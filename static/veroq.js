@@ -204,24 +204,30 @@
     const flush = () => {
       // A page that nobody has seen yet, prerendered or in a background tab, says and binds nothing.
       if (!key || !consent || (!live && document.hidden)) return;
-      if (!live) conversion = conversion || session["vq.conv"];
+      const fresh = !live && conversion;
       live = true;
+      conversion = conversion || session["vq.conv"];
+      if (fresh) write("vq.conv", fresh);
       waiting.splice(0).forEach(store);
       timer || plan(10);
-      if (conversion) session["vq.conv"] = conversion;
+      if (fresh) session["vq.conv"] = fresh;
     };
 
     const store = (item) => {
       const { command, page } = item;
       page.url = strip(page.url);
       page.referrer = strip(page.referrer);
-      if (conversion && /^track/.test(command[0])) command[3] = { vero_conv: conversion, ...command[3] };
+      // Belongs to a tab, and to nobody after a logout anywhere: Firefox gives a page from its back-forward cache the
+      // session storage of before.
+      if (conversion && conversion == disk["vq.conv"] && /^track/.test(command[0]))
+        command[3] = { vero_conv: conversion, ...command[3] };
       write(prefix + item.id, JSON.stringify(item));
     };
 
     const forget = () => {
       conversion = "";
       delete session["vq.conv"];
+      drop("vq.conv");
     };
 
     const init = (given) => {
@@ -302,14 +308,12 @@
 
     // Capturing at the window also sees what happens to the document.
     const listen = (event, work) => addEventListener(event, safely(work), true);
-    listen("visibilitychange", () => (document.hidden ? leave() : ((beaconed = ""), flush())));
+    listen("visibilitychange", () => (document.hidden ? leave() : live ? (beaconed = "") : flush()));
     listen("pagehide", leave);
     listen("online", () => plan(0));
-    // Back from the back-forward cache: a request that was under way may never be answered, and the person may have
-    // changed meanwhile.
+    // Back from the back-forward cache: a request that was under way may never be answered.
     listen("pageshow", (event) => {
       if (event.persisted) {
-        if (live) conversion = session["vq.conv"];
         stop();
         plan(0);
       }

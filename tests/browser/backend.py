@@ -15,9 +15,9 @@ Json = dict[str, Any]
 class Backend:
     """A new site of a gateway, asked with its secret key."""
 
-    def __init__(self, gateway: GatewayServer) -> None:
+    def __init__(self, gateway: GatewayServer, **settings: str) -> None:
         self.gateway = gateway
-        self.site = gateway.site()
+        self.site = gateway.site(**settings)
         self.backend: httpx.Client = gateway.api(self.site)
 
     def person(self, identity: str) -> Json | None:

@@ -71,6 +71,8 @@ CONSOLE = pytest.StashKey[list[str]]()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "browser" in metafunc.fixturenames:
         engines = ENGINES if "visitor" in metafunc.fixturenames else BROWSERS
+        if (only := metafunc.definition.get_closest_marker("engines")) is not None:
+            engines = tuple(name for name in engines if name in only.args)
         names = [name for name in engines if name in (metafunc.config.getoption("browser") or engines)]
         metafunc.parametrize("browser", names, indirect=True, scope="session")
 
@@ -241,9 +243,9 @@ def gateways_behind_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def make_town(edge: Edge, gateways_behind_https: Callable[[str], GatewayServer]) -> MakeTown:
     """A shop with the gateway where `mode` says: path, subdomain, third_party, local, blocked."""
 
-    def make(mode: str = "path") -> Town:
+    def make(mode: str = "path", **settings: str) -> Town:
         cookie_mode = "third_party" if mode == "third_party" else "first_party"
-        return Town(gateways_behind_https(cookie_mode), edge, mode)
+        return Town(gateways_behind_https(cookie_mode), edge, mode, **settings)
 
     return make
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import ssl
 import threading
 from pathlib import Path
 from typing import Self
@@ -35,9 +36,9 @@ class Edge(SiteHost):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         towns = range(1, TOWNS + 1)
-        names = [f"{name}{n}.test" for n in towns for name in ("shop", "t.shop", "other", "tracker")]
+        self.names = [f"{name}{n}.test" for n in towns for name in ("shop", "t.shop", "other", "tracker")]
         self.ca = trustme.CA()
-        leaf = self.ca.issue_cert(*names, "blocked.test", "mail.test")
+        leaf = self.ca.issue_cert(*self.names, "blocked.test")
         key, chain = folder / "key.pem", folder / "chain.pem"
         leaf.private_key_pem.write_to_path(key)
         chain.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
@@ -64,6 +65,12 @@ class Edge(SiteHost):
         super().clear()
         self.gateways.clear()
         self.town = self.town % TOWNS + 1
+
+    def trust(self) -> ssl.SSLContext:
+        """For clients that check certificates: the CA's are right, and no others."""
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        return context
 
     @property
     def addresses(self) -> dict[str, int]:

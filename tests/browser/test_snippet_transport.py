@@ -50,7 +50,7 @@ def push(page: Page, *commands: list[Any]) -> None:
 
 def stored(page: Page) -> list[str]:
     """Names of the entries that the browser keeps."""
-    names: list[str] = page.evaluate("Object.keys(localStorage).filter(name => name.startsWith('vq.')).sort()")
+    names: list[str] = page.evaluate("Object.keys(localStorage).filter(name => /^vq\\.(?!conv$)/.test(name)).sort()")
     return names
 
 

@@ -19,8 +19,8 @@ PLACES = {"path": "{shop}/t", "subdomain": "{t.shop}", "third_party": "{tracker}
 class Town(Backend):
     """Pages of the shop, and what the gateway gets of them. Mode `local` is http on localhost, without a proxy."""
 
-    def __init__(self, gateway: GatewayServer, edge: Edge, mode: str) -> None:
-        super().__init__(gateway)
+    def __init__(self, gateway: GatewayServer, edge: Edge, mode: str, **settings: str) -> None:
+        super().__init__(gateway, **settings)
         self.edge = edge
         self.shop = f"https://{edge.host('shop')}"
         self.other = f"https://{edge.host('other')}"
@@ -52,6 +52,12 @@ class Town(Backend):
         text = f"<!doctype html><html lang=en><meta charset=utf-8><title>A page</title>{html}"
         self.edge.pages[url.partition("//")[2].replace(f":{self.edge.port}", "")] = Page(text, 200, named)
         return url
+
+    def source(self, path: str) -> Page:
+        """What the shop serves at `path`."""
+        page = self.edge.pages[self.shop.partition("//")[2].replace(f":{self.edge.port}", "") + path]
+        assert isinstance(page, Page)
+        return page
 
     # the visitor
 
