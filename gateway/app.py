@@ -26,7 +26,7 @@ from gateway.console.access import Access
 from gateway.context import Gateway
 from gateway.delivery import delivering
 from gateway.demo import backend, shop
-from gateway.errors import GatewayError, SettingError
+from gateway.errors import Conflict, GatewayError, SettingError
 from gateway.identity.engine import Engine
 from gateway.inspect import Inspected
 from gateway.limits import Limits
@@ -41,6 +41,7 @@ from gateway.settings import load as settings_from_environment
 from gateway.signing import Signer, new_secret
 from gateway.sites import Sites
 from gateway.store.base import Store
+from gateway.store.database import MOVED, MOVING
 from gateway.store.sqlite import SqliteStore
 from gateway.web import answer, error_answer, error_body, on_bug, on_gateway_error, on_http_error
 from gateway.writer import Writer
@@ -86,6 +87,15 @@ async def signing_keys(settings: Settings, store: Store) -> list[str]:
     return msgspec.json.decode(kept, type=list[str])
 
 
+async def check_not_moved(store: Store) -> None:
+    """Raises Conflict for a database that is not, or no longer, the one to serve: see `gateway move`."""
+    if await store.config(MOVING) is not None:
+        hint = "stop the gateways on the other one, then: gateway move SOURCE TARGET --resume --finish"
+        raise Conflict("a database is being moved into this one, and not all of it is here yet", hint)
+    if await store.config(MOVED) is not None:
+        raise Conflict("this database was moved into another", "set GATEWAY_DATABASE to that one")
+
+
 @asynccontextmanager
 async def opened(settings: Settings, tracing: Any = None) -> AsyncIterator[Gateway]:
     """The parts of a gateway, open and at work; closed in order at the end, after the last commit.
@@ -95,6 +105,7 @@ async def opened(settings: Settings, tracing: Any = None) -> AsyncIterator[Gatew
     store = make_store(settings)
     await store.open()
     try:
+        await check_not_moved(store)
         new_id = IdGenerator(await store.lease_node())
         writer = tracing.writer(store, Engine(new_id)) if tracing else Writer(store, Engine(new_id))
         gateway = Gateway(settings, store, writer, Signer(await signing_keys(settings, store)), Sites(store), new_id)

@@ -24,6 +24,7 @@ from gateway.inspect import check_inspectable
 from gateway.links import make_link
 from gateway.migrate import migrate
 from gateway.model import Site
+from gateway.move import move
 from gateway.privacy import check_gpc
 from gateway.record import Replay, Replayed, read_lines
 from gateway.serving import run_server
@@ -46,6 +47,7 @@ app.command("console-token")(cli_users.console_token)
 app.add_typer(cli_feed.app, name="receiver")
 app.command()(cli_feed.deliver)
 app.command()(migrate)
+app.command()(move)
 Origins = Annotated[list[str] | None, typer.Option(help="an origin whose pages may use the key; several times")]
 
 

@@ -17,6 +17,9 @@ from gateway.store.sql import SqlTransaction, site_from
 T = TypeVar("T")
 
 SITE_COLUMNS = "site_id, name, api_key, secret_keys, settings, created_at"
+MOVED, MOVING = "moved", "moving"
+"""Under which names a database says that it was moved into another, or that another is being moved into it."""
+
 NODES = 1024
 """How many numbers of processes an id has room for."""
 
@@ -37,6 +40,20 @@ def migrations(dialect: str) -> list[tuple[str, str]]:
 
 class SqlStore(ABC):
     """The part of the contract of `store.base.Store` that is the same SQL everywhere."""
+
+    dialect: str
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connects, creates or migrates the schema."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Ends every connection."""
+
+    @abstractmethod
+    async def settled(self) -> tuple[int, int]:
+        """How far the outbox is complete, and its last position."""
 
     @abstractmethod
     async def run(self, work: Callable[[SqlTransaction], Awaitable[T]]) -> T:
