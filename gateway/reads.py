@@ -431,14 +431,16 @@ class Reader:
     async def duplicates(self) -> Json:
         """Groups of profiles that show the same email address, as a property or as an identity."""
         sql = (
-            "/* duplicates.email */ select lower(w.value) as value, p.root as root from properties w"
+            "/* duplicates.email */ select value, root from"
+            " (select value, root, count(*) over (partition by value) as n from"
+            " (select lower(w.value) as value, p.root as root from properties w"
             " join visitors v on v.site_id = w.site_id and v.device_id = w.device_id"
             " and w.at >= v.started_at and w.at < v.ended_at"
             " join profiles p on p.site_id = v.site_id and p.profile_id = v.home"
             " where w.site_id = $1 and w.kind = 'set' and w.key = 'email' and v.tentative = 0"
             " union select '\"' || i.value || '\"', p.root from identities i"
             " join profiles p on p.site_id = i.site_id and p.profile_id = i.home"
-            " where i.site_id = $1 and i.value like '%@%'"
+            " where i.site_id = $1 and i.value like '%@%') as shown) as counted where n > 1"
         )
         groups: dict[str, set[int]] = defaultdict(set)
         for row in await self.store.read(sql, self.site_id):

@@ -165,10 +165,8 @@ async def reset_form(asked: Asked) -> Response:
     one = await whole(asked, asked.path["profile_id"])
     if one.primary is None:
         raise BadRequest("this person has no identity", "there is nothing to reset")
-    trial = await asked.operate("demerge", people=[Person(key=one.primary)], dry_run=True)
     asked.about(f"profile {one.profile_id}", "reset previewed")
-    devices, names = trial.extra.get("devices", []), trial.extra.get("identities", [])
-    return await asked.show("reset.html", person=one, devices=devices, names=names)
+    return await asked.show("reset.html", person=one)
 
 
 async def reset(asked: Asked) -> Response:

@@ -129,6 +129,8 @@ async def test_reset_says_how_many_and_can_be_taken_back(desk: Desk) -> None:
     alice, bob = await id_of(desk, "u:alice"), await id_of(desk, "u:bob")
     await merge(desk, alice, bob)
     await desk.get(f"people/{alice}/reset")
+    trial = (await desk.driver.api("POST", "/v1/demerge", {"identities": ["alice"], "dry_run": True})).json()
+    assert [len(trial["results"][0][k]) for k in ("identities", "devices")] == [2, 2]
     assert "Reset 2 identities of alice?" in desk.text and "2 devices will each become a stranger" in desk.text
     assert await id_of(desk, "u:bob") == alice
     await desk.post(f"people/{alice}/reset", {})

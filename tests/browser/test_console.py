@@ -1,0 +1,294 @@
+"""The console's tasks, as a person does them: the real server, a real browser, both databases."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, expect
+
+from tests.browser.conftest import NewContext
+from tests.browser.operator import NAME, PASSWORD, Operator, Past, axe, logged_in_again, make_admin, serving
+from tests.postgres import Cluster
+from tests.server import GatewayServer
+
+pytestmark = pytest.mark.engines("chromium")
+
+
+both = pytest.mark.parametrize("server", ["sqlite", "postgres"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["sqlite"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayServer]:
+    """A gateway with an admin; a test marked `both` has one on each database."""
+    database = ""
+    if request.param == "postgres":
+        cluster: Cluster = request.getfixturevalue("postgres")
+        database = cluster.new_database()
+    with serving(tmp_path_factory.mktemp("console"), database) as (server, _):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def state(server: GatewayServer, browser: Browser) -> object:
+    """The cookies of the admin, made by the link in the log."""
+    context = browser.new_context()
+    page = context.new_page()
+    operator = make_admin(server, page)
+    operator.open("/console/login")
+    expect(page.get_by_role("heading", level=1)).to_have_text("People")
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture
+def past(server: GatewayServer) -> Past:
+    """A site of its own: alice and bob show one address; carl is on a tablet, and was a guest of bob's phone."""
+    past = Past(server, server.site())
+    page = {"url": "https://shop.example/lamp", "title": "A lamp", "referrer": ""}
+    past.push("laptop", ["track", "Landed"], ["user", {"id": "alice", "email": "jo@x.io", "plan": "pro"}], page=page)
+    past.push("laptop", ["track", "Purchased", {"total": 12}], page=page)
+    past.push("phone", ["user", {"id": "bob", "email": "jo@x.io", "plan": "free"}], ["track", "Looked"])
+    past.push("tablet", ["user", {"id": "carl"}])
+    past.push("phone", ["user", {"id": "carl"}], ["track", "Played"])
+    return past
+
+
+@pytest.fixture
+def operator(server: GatewayServer, state: object, past: Past, context: BrowserContext) -> Operator:
+    """The admin, at the people of that site."""
+    return at_the_site(server, state, past, context)
+
+
+def at_the_site(server: GatewayServer, state: object, past: Past, context: BrowserContext) -> Operator:
+    operator = Operator(logged_in_again(context, state), server)
+    operator.open()
+    operator.page.locator("summary", has_text=re.compile("shop|Choose")).first.click()
+    operator.follow(past.site["site"])
+    operator.heading("People")
+    return operator
+
+
+def test_a_colleague_is_added_and_sees_their_site_only(operator: Operator, past: Past, new_context: NewContext) -> None:
+    name = f"{past.site['site']}@x.io"
+    operator.page.locator("summary", has_text=NAME).click()
+    operator.follow("Users")
+    operator.page.get_by_label("Name").fill(name)
+    operator.page.get_by_label("Role").select_option("viewer")
+    operator.page.get_by_label(past.site["site"], exact=True).check()
+    operator.page.get_by_label("Password").fill(PASSWORD)
+    operator.page.get_by_label("The same again").fill(PASSWORD)
+    operator.press("Add the user")
+    operator.reads(f"{name} can log in now.")
+
+    colleague = Operator(new_context().new_page(), operator.server)
+    colleague.log_in(name, "wrong password")
+    colleague.reads("The name or the password is wrong.")
+    colleague.log_in(name)
+    colleague.reads("alice")
+    expect(colleague.page.locator(".bar .site")).to_have_text(past.site["site"])
+    colleague.find("alice")
+    expect(colleague.page.get_by_role("link", name="Merge with…")).to_have_count(0)
+    colleague.page.locator("summary", has_text=name).click()
+    colleague.press("Log out")
+    colleague.heading("Log in")
+
+    operator.open("/console/audit")
+    operator.reads(re.compile(rf"{re.escape(name)}\s*looked at\s*profile"))
+
+
+@pytest.mark.engines("chromium", "firefox")
+def test_a_person_is_found_and_understood(operator: Operator) -> None:
+    operator.find("jo@x.io", "bob")
+    operator.heading("bob")
+    operator.reads("Device A logged in as bob. All that this visitor did before became theirs.")
+    operator.page.get_by_text("2 visitors").click()
+    expect(operator.page.get_by_role("link", name="carl")).to_be_visible()
+    operator.find("alice")
+    operator.page.get_by_text("total: 12").click()
+    operator.reads("https://shop.example/lamp")
+
+
+@both
+def test_two_people_are_merged_and_that_is_undone(operator: Operator, past: Past) -> None:
+    operator.find("alice")
+    operator.follow("Merge with…")
+    operator.page.get_by_role("link", name="Preview merging with bob").click()
+    operator.reads("1 visitor and 1 identity come along")
+    row = operator.page.get_by_role("row", name=re.compile("^plan"))
+    expect(row.get_by_role("cell")).to_have_text(["plan", "pro", "free", "free"])
+    operator.page.get_by_label("Why").fill("they called")
+    operator.press("Merge")
+    operator.reads("They are one person now.")
+    assert past.same("alice", "bob")
+
+    operator.follow("Undo…")
+    operator.reads("merged bob into alice")
+    operator.press("Undo")
+    operator.reads("Undone, as if it had never happened.")
+    assert not past.same("alice", "bob")
+
+
+def test_a_device_is_taken_off(operator: Operator, past: Past) -> None:
+    operator.find("carl")
+    operator.page.locator(".lane", has_text="Device B").locator("summary").click()
+    operator.follow("Take Device B off this person…")
+    operator.heading("Take Device B off carl?")
+    operator.press("Take Device B off")
+    operator.reads("The device is a stranger of its own now.")
+    assert len({v["device_id"] for v in past.profile("carl")["visitors"]}) == 1
+
+
+def test_identities_are_reset_and_that_is_undone(operator: Operator, past: Past) -> None:
+    operator.find("carl")
+    operator.follow("Reset identities…")
+    operator.heading("Reset 1 identity of carl?")
+    operator.reads("2 devices will each become a stranger")
+    operator.press("Reset 1 identity")
+    operator.heading("Identities were reset")
+    assert past.api.get("/v1/profiles", params={"identity": "carl"}).status_code == 404
+    operator.follow("Undo…")
+    operator.press("Undo")
+    operator.reads("Undone, as if it had never happened.")
+    assert past.profile("carl")["primary"] == "carl"
+
+
+@both
+def test_a_person_is_exported_and_deleted(operator: Operator, past: Past) -> None:
+    operator.find("alice")
+    operator.follow("Delete…")
+    with operator.page.expect_download() as download:
+        operator.follow("First export everything that is held")
+    held = json.loads(Path(download.value.path()).read_text())
+    assert {e["name"] for e in held["events"]} == {"Landed", "Purchased"}
+    operator.page.get_by_label("Type alice to delete").fill("alicia")
+    operator.press("Delete for good")
+    operator.reads("What you typed is something else. Nothing was deleted.")
+    operator.page.get_by_label("Type alice to delete").fill("alice")
+    operator.press("Delete for good")
+    operator.reads("alice was deleted")
+    assert past.api.get("/v1/profiles", params={"identity": "alice"}).status_code == 404
+
+
+@both
+def test_held_merges_are_decided(operator: Operator, past: Past) -> None:
+    operator.follow("Held merges")
+    operator.reads("Nothing waits.")
+    past.push("kiosk", ["reidentify", "dora", "alice"])
+    past.push("kiosk", ["reidentify", "dora", "carl"])
+    operator.follow("Held merges")
+    alices = operator.page.get_by_role("article").filter(has_text="this is also alice")
+    alices.get_by_role("button", name="Approve").click()
+    operator.reads("They are one person now.")
+    assert past.same("alice", "dora")
+    operator.press("Reject: two people")
+    operator.reads("Rejected. The two stay apart.")
+    operator.reads("Nothing waits.")
+    assert not past.same("carl", "dora")
+
+
+@both
+def test_duplicates_are_merged_with_progress_and_all_taken_back(operator: Operator, past: Past) -> None:
+    for n in range(12):
+        for side in "ab":
+            past.push(f"{side}{n}", ["user", {"id": f"{side}{n}", "email": f"p{n}@x.io"}])
+    operator.follow("Duplicates")
+    for box in operator.page.get_by_role("checkbox").all():
+        box.check()
+    operator.press("Merge what is ticked")
+    expect(operator.page.get_by_role("progressbar")).to_have_attribute("max", "13")
+    expect(operator.page.get_by_role("heading", level=1)).to_have_text("Done")
+    operator.reads("13 of 13 merges carried out, 13 still stand.")
+    assert past.same("a7", "b7") and past.same("alice", "bob")
+    operator.press("Undo the whole batch")
+    expect(operator.page.get_by_role("heading", level=1)).to_have_text("Undone")
+    assert not past.same("a7", "b7")
+
+
+def test_blocked_values_are_told(operator: Operator, past: Past) -> None:
+    past.push("kiosk", ["user", {"id": "undefined"}])
+    operator.follow("Blocked")
+    operator.reads("'undefined' is a placeholder, not somebody's id")
+
+
+def test_times_are_in_the_readers_zone(
+    server: GatewayServer, state: object, past: Past, new_context: NewContext
+) -> None:
+    here = at_the_site(server, state, past, new_context(timezone_id="Asia/Tokyo", locale="en-GB"))
+    time = here.page.locator("td time").first
+    expect(time).to_have_attribute("title", re.compile(r"GMT\+9"))
+    expect(time).not_to_contain_text("UTC")
+
+
+def test_everything_works_without_javascript(
+    server: GatewayServer, state: object, past: Past, new_context: NewContext
+) -> None:
+    operator = at_the_site(server, state, past, new_context(java_script_enabled=False))
+    expect(operator.page.locator("td time").first).to_contain_text("UTC")
+    operator.follow("Duplicates")
+    operator.page.get_by_role("checkbox").check()
+    operator.press("Merge what is ticked")
+    expect(operator.page.get_by_role("heading", level=1)).to_have_text("Done")
+    assert past.same("alice", "bob")
+    operator.find("bob", "alice")
+    operator.follow("Undo…")
+    operator.press("Undo")
+    operator.reads("Undone, as if it had never happened.")
+
+
+def addresses(operator: Operator, past: Past) -> list[str]:
+    """Every page there is, for a site with something on each."""
+    past.push("kiosk", ["reidentify", "dora", "alice"], ["user", {"id": "null"}])
+    site = operator.page.url.partition("/people")[0].removeprefix(operator.server.url)
+    tabs = [a.get_attribute("href") or "" for a in operator.page.locator("nav.tabs a").all()]
+    alice, bob = (past.profile(who)["profile_id"] for who in ("alice", "bob"))
+    device = past.profile("alice")["visitors"][0]["device_id"]
+    person = f"{site}/people/{alice}"
+    operator.open(f"{person}/merge?with={bob}")
+    operator.press("Merge")
+    undo = operator.page.get_by_role("link", name="Undo…").first.get_attribute("href") or ""
+    more = ["", "/merge", "/merge?q=carl", "/reset", "/delete"]
+    carl = past.profile("carl")["profile_id"]
+    return [*tabs, f"{site}/people?q=alice", f"{site}/people?q=nobody", *(person + m for m in more), undo,
+            f"{person}/merge?with={carl}", f"{site}/devices/{device}/unlink", "/console/users", "/console/audit",
+            "/console/account", "/console/nowhere"]  # fmt: skip
+
+
+def test_pages_can_be_read_by_everybody(
+    server: GatewayServer, state: object, past: Past, new_context: NewContext
+) -> None:
+    """axe-core finds nothing serious in light and dark, and nothing is wider than a phone."""
+    options = {"bypass_csp": True, "viewport": {"width": 390, "height": 800}}
+    operator = at_the_site(server, state, past, new_context(**options))
+    found: list[str] = []
+    for path in addresses(operator, past):
+        operator.open(path)
+        found += axe(operator.page)
+        width = operator.page.evaluate("document.documentElement.scrollWidth")
+        found += [f"{path}: {width} wide"] if width > 390 else []
+    login = Operator(new_context(**options).new_page(), server)
+    login.open("/console/login")
+    assert found + axe(login.page) == []
+
+
+def test_a_merge_is_done_with_the_keyboard_alone(operator: Operator, past: Past) -> None:
+    page = operator.page
+    operator.find("alice")
+
+    def tab_to(name: str) -> None:
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            focused = page.evaluate("document.activeElement.textContent.trim()")
+            if focused.startswith(name):
+                return
+        raise AssertionError(f"{name} cannot be reached with Tab")
+
+    for name, then in (("Merge with…", "with whom?"), ("Preview", "Merge these two?"), ("Merge", "one person now.")):
+        tab_to(name)
+        page.keyboard.press("Enter")
+        operator.reads(then)
+    assert past.same("alice", "bob")
