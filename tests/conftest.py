@@ -41,6 +41,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests counted, each on a line of its own: `record_property("ran", …)`."""
+    for report in (r for reports in terminalreporter.stats.values() for r in reports):
+        for key, value in getattr(report, "user_properties", ()):
+            if key == "ran" and getattr(report, "when", "") == "call":
+                terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
     """A PostgreSQL server for all tests of the run."""

@@ -214,20 +214,39 @@ class BatchRun(Run):
         """Whether a batch may change who is who: it holds an identity command that is not a plain repetition."""
         device = self.world.devices[device_id]
         for command in batch.commands:
-            if isinstance(command, (Link, Logout, Reidentify)):
+            if isinstance(command, (Link, Logout)):
                 return True
             if isinstance(command, (Login, Writes)) and any(_is_relative(row) for row in command.rows):
                 return True
             if isinstance(command, Login) and command.key:
-                identity = self.world.identities.get(command.key)
-                at = command.sent_at + device.clock_offset
-                turn = rules.turn_at(device.turns, at)
-                settled = turn is not None and identity is not None and turn.known and turn.home == identity.home
-                settled = settled and not self._clock_jumped(device, batch)  # it may land in another turn
-                settled = settled and all((v.last_seen or 0) <= at for v in device.turns)  # nor is it late
-                if not settled or command.aliases or command.proof > Proof.CLAIMED:
+                if command.aliases or command.proof > Proof.CLAIMED:
                     return True
+                if not self._settled(device, batch, command, command.key):
+                    return True
+            if isinstance(command, Reidentify) and not self._said_again(device, batch, command):
+                return True
         return False
+
+    def _said_again(self, device: Device, batch: Batch | ServerBatch, command: Reidentify) -> bool:
+        """Whether a reidentify only repeats what is so already: pages say it on every view."""
+        world = self.world
+        if command.new is None or command.old is None or command.blocked_old:
+            return False
+        target, source = world.identities.get(command.new), world.identities.get(command.old)
+        if target is None or source is None or world.root(target.home) != world.root(source.home):
+            return False
+        return self._settled(device, batch, command, command.new)
+
+    def _settled(self, device: Device, batch: Batch | ServerBatch, command: Command, key: Key) -> bool:
+        """Whether a person is on the device already, and nothing is known of it that happened after the command."""
+        identity = self.world.identities.get(key)
+        at = command.sent_at + device.clock_offset
+        turn = rules.turn_at(device.turns, at)
+        if turn is None or identity is None or not turn.known or turn.home != identity.home:
+            return False
+        if self._clock_jumped(device, batch):  # it may land in another turn
+            return False
+        return all((v.last_seen or 0) <= at for v in device.turns)  # else it is late
 
     # --- deciding -----------------------------------------------------------------------------------------------
 

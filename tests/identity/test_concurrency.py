@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.app import opened
@@ -78,7 +79,9 @@ class Crowd:
             self.outcomes[refusal.code] += 1
 
 
-async def test_sixteen_at_once_lose_nothing_and_meet_no_error(tmp_path: Path) -> None:
+async def test_sixteen_at_once_lose_nothing_and_meet_no_error(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     async with opened(load({}, database=f"sqlite:///{tmp_path / 'gateway.db'}")) as gateway:
         site = await gateway.sites.create("crowd", gateway.new_id(), origins=[])
         crowd = Crowd(gateway, site)
@@ -92,7 +95,7 @@ async def test_sixteen_at_once_lose_nothing_and_meet_no_error(tmp_path: Path) ->
             shown += [e["name"] for e in page["events"]]
         assert sorted(shown) == sorted(crowd.tracked)
         assert await check_site(gateway.store, site) == []
-        print(f"\n{TASKS} tasks, {crowd.outcomes.total()} outcomes: {dict(crowd.outcomes.most_common())}")
+        record_property("ran", f"{TASKS} tasks, {crowd.outcomes.total()} outcomes: {dict(crowd.outcomes)}")
 
 
 async def test_opposite_merges_at_once_are_one_merge(tmp_path: Path) -> None:

@@ -74,6 +74,16 @@ def test_a_repetition_is_not_shown_among_the_reasons(lab: Lab, kind: str) -> Non
     assert lab.rows("select count(*) from ledger where inert = 0") == [(0 if kind == "logout" else 1,)]
 
 
+def test_a_reidentify_on_every_page_reads_nothing_of_what_was_said_before(lab: Lab) -> None:
+    lab.page_reidentify(1, "42", "alice")
+    statements: list[str] = []
+    lab.store.db.set_trace_callback(statements.append)
+    assert lab.page_reidentify(1, "42", "alice") == "noop"
+    lab.store.db.set_trace_callback(None)
+    assert not [s for s in statements if "ledger.of_devices" in s]
+    lab.check()
+
+
 def test_a_merge_that_waits_already_waits_once(lab: Lab) -> None:
     lab.login(2, "alice", Proof.SERVER)
     for _ in range(3):
