@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.applications import Starlette
@@ -24,6 +26,7 @@ from gateway.api import docs, native
 from gateway.console import routes as console
 from gateway.console.access import Access
 from gateway.context import Gateway
+from gateway.cookies import maybe_one_site
 from gateway.delivery import delivering
 from gateway.demo import backend, shop
 from gateway.errors import Conflict, GatewayError, SettingError
@@ -45,6 +48,8 @@ from gateway.store.database import MOVED, MOVING
 from gateway.store.sqlite import SqliteStore
 from gateway.web import answer, error_answer, error_body, on_bug, on_gateway_error, on_http_error
 from gateway.writer import Writer
+
+log = logging.getLogger("gateway.app")
 
 
 def make_store(settings: Settings) -> Store:
@@ -220,6 +225,21 @@ def make_app(gateway: Gateway, extra: list[BaseRoute] | None = None) -> Front:
     return Front(gateway, extra)
 
 
+async def warn_of_other_sites(gateway: Gateway) -> None:
+    """Says which sites' pages will not send the cookie. The same gateway may have an address on each site's own host,
+    of which the public URL is only one, so this stops nothing."""
+    public = urlsplit(gateway.settings.public_url).hostname
+    if public is None or gateway.settings.cookie_mode == "third_party":
+        return
+    for site in await gateway.sites.all():
+        hosts = [urlsplit(origin).hostname or "" for origin in site.origins]
+        if hosts and not any(maybe_one_site(public, host) for host in hosts):
+            message = "%s: its pages are another site than %s, and browsers do not send its cookie from there"
+            log.warning(
+                f"{message}; a path of their own host or GATEWAY_COOKIE_MODE=third_party would", site.name, public
+            )
+
+
 class Application:
     """An ASGI application that opens its gateway when the server starts it and closes it when the server stops."""
 
@@ -269,6 +289,7 @@ class Application:
                 stack.push_async_callback(asyncio.to_thread, tracing.close)
             gateway = await stack.enter_async_context(opened(self.settings, tracing))
             await Access(gateway).announce()
+            await warn_of_other_sites(gateway)
             await stack.enter_async_context(delivering(gateway, deliver=self.settings.deliver == "on"))
             if self.record:
                 await stack.enter_async_context(recording(gateway, Path(self.record)))

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import re
+
 from gateway.signing import DEVICE_MAX_AGE
 
 COOKIE = "__Host-Http-vq"
@@ -24,6 +26,16 @@ def is_local(host: str) -> bool:
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
     name = name.strip("[]").lower().rstrip(".")
     return name in ("localhost", "127.0.0.1", "::1") or name.endswith(".localhost")
+
+
+def maybe_one_site(a: str, b: str) -> bool:
+    """Whether two hosts may be one site to a browser: the same, or with two labels in common at the end."""
+    if a == b:
+        return True
+    if any(re.fullmatch(r"[\d.]+|.*:.*", host) for host in (a, b)):
+        return False
+    ends = [host.rstrip(".").lower().split(".")[-2:] for host in (a, b)]
+    return ends[0] == ends[1] and len(ends[0]) == 2
 
 
 def cookie_name(scheme: str, host: str) -> str | None:

@@ -7,7 +7,6 @@ site's key, is left out without it, and said to be.
 from __future__ import annotations
 
 import gzip
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ import msgspec
 
 from gateway import csp
 from gateway.asking import Answer, Asker, NoAnswer
-from gateway.cookies import is_local, set_cookie
+from gateway.cookies import is_local, maybe_one_site, set_cookie
 from gateway.embedding import Embedded, embedded_in
 from gateway.errors import BadRequest
 from gateway.probe import PATH as PROBE
@@ -345,16 +344,6 @@ class Doctor:
         else:
             change = "let the proxy take bodies of 512 KiB (nginx: client_max_body_size 1m)"
             yield Finding("inside", WARN, f"a push of 500 KB is answered with {answer.status}", change)
-
-
-def maybe_one_site(a: str, b: str) -> bool:
-    """Whether two hosts may be one site to a browser: the same, or with two labels in common at the end."""
-    if a == b:
-        return True
-    if any(re.fullmatch(r"[\d.]+|.*:.*", host) for host in (a, b)):
-        return False
-    ends = [host.rstrip(".").lower().split(".")[-2:] for host in (a, b)]
-    return ends[0] == ends[1] and len(ends[0]) == 2
 
 
 def safari_on_subdomain(page: str, theirs: list[str], host: str, ours: list[str], canonical: str) -> Finding:

@@ -92,7 +92,8 @@ async def page(gateway: Gateway, request: Request, status: int = 200) -> Respons
         state += " It sends Global Privacy Control."
     choice, label = ("in", "Take part again") if out else ("out", "Opt out")
     body = PAGE.format(style=STYLE, state=state, choice=choice, label=label)
-    origins = {o for s in await gateway.sites.all() for o in s.origins}
+    sites = await gateway.sites.all()
+    origins = {origin for site in sites for origin in site.origins or ["*"]}  # as for the key: no list means any
     hashed = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{hashed}'; form-action 'self'; base-uri 'none'"
     frames = " ".join(["'self'", *sorted(origins)])  # a site may show it inside its own privacy page

@@ -1,8 +1,9 @@
 """GET /r/<token>: the way of an email link through the gateway's own host, which no client strips.
 
 Where it leads is fixed in the signed token, so it is no open redirect. It identifies nobody: scanners open links too.
-It leaves the token in a cookie, and the first commands of a page that a person really sees confirm it. Where the
-gateway is a third party, pages cannot send that cookie back: there the token goes along as the link parameter.
+It leaves the token in a cookie, beside that of the device, and the first commands of a page that a person really sees
+confirm it; until then nothing is stored. Where the gateway is a third party, pages cannot send these cookies back:
+there the token goes along as the link parameter.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.context import Gateway
-from gateway.cookies import PENDING_LINK
+from gateway.cookies import PENDING_LINK, cookie_name, read_cookies, set_cookie
 from gateway.errors import BadToken, GatewayError, NotFound
 from gateway.links import check_target, with_parameter
-from gateway.signing import read_link_token
+from gateway.model import Site
+from gateway.signing import device_token, read_device_token, read_link_token
 from gateway.web import error_answer, wishes_of
 
 PENDING_SECONDS = 600
@@ -67,4 +69,19 @@ async def redirect(gateway: Gateway, token: str, request: Request) -> Response:
         secure = request.url.scheme == "https"
         attributes = f"Path=/; Max-Age={PENDING_SECONDS}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
         response.headers.append("Set-Cookie", f"{PENDING_LINK}={token}; {attributes}")
+        name = cookie_name(request.url.scheme, request.headers.get("host", ""))
+        if name and not is_known(gateway, site, request, name):
+            device = device_token(gateway.signer, site.site_id, gateway.new_id())
+            response.headers.append("Set-Cookie", set_cookie(name, device))
     return response
+
+
+def is_known(gateway: Gateway, site: Site, request: Request, name: str) -> bool:
+    """Whether the browser shows a device cookie of this site."""
+    for value in read_cookies(request.headers.get("cookie", ""), name):
+        try:
+            read_device_token(gateway.signer, site.site_id, value)
+        except BadToken:
+            continue
+        return True
+    return False

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.app import make_app, opened
+from gateway.app import make_app, opened, warn_of_other_sites
 from gateway.cookies import COOKIE, DEV_COOKIE, PENDING_LINK
 from gateway.errors import SettingError
 from gateway.settings import load
@@ -191,3 +191,25 @@ def test_x_forwarded_headers_count_from_trusted_proxies_only(tmp_path: Path, tru
         assert seen["scheme"] == ("https" if believed else "http")
         assert seen["cookie"] == (COOKIE if believed else None)
         assert (seen["client"] == "203.0.113.7") is believed
+
+
+@pytest.mark.parametrize(
+    ("origins", "public_url", "mode", "warned"),
+    [
+        (["https://www.shop.example"], "https://tracker.example", "first_party", True),
+        (["https://www.shop.example"], "https://tracker.example", "third_party", False),
+        (["https://www.shop.example"], "https://t.shop.example", "first_party", False),
+        (["https://www.other.example", "https://shop.example"], "https://t.shop.example", "first_party", False),
+        ([], "https://t.shop.example", "first_party", False),
+        (["https://www.shop.example"], "", "first_party", False),
+    ],
+)
+async def test_a_site_whose_pages_cannot_send_the_cookie_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, origins: list[str], public_url: str, mode: str, warned: bool
+) -> None:
+    environment = {"GATEWAY_PUBLIC_URL": public_url, "GATEWAY_COOKIE_MODE": mode}
+    async with opened(load(environment, database=f"sqlite:///{tmp_path / 'gateway.db'}")) as gateway:
+        await gateway.sites.create("shop", gateway.new_id(), origins=origins)
+        await warn_of_other_sites(gateway)
+    assert ("GATEWAY_COOKIE_MODE=third_party" in caplog.text) is warned
+    assert ("shop: its pages are" in caplog.text) is warned

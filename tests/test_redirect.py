@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from gateway.app import make_app, opened
-from gateway.cookies import PENDING_LINK
+from gateway.cookies import COOKIE, PENDING_LINK
 from gateway.errors import BadRequest
 from gateway.links import check_target
 from gateway.model import Site
@@ -213,8 +213,25 @@ async def test_what_a_redirect_tells_caches_and_other_sites(driver: Driver) -> N
     assert response.headers["referrer-policy"] == "no-referrer"
     assert response.headers["x-robots-tag"] == "noindex"
     assert "content-encoding" not in response.headers and response.content == b""
-    cookie = response.headers["set-cookie"]
-    assert cookie.startswith(f"{PENDING_LINK}=") and cookie.endswith("Max-Age=600; HttpOnly; SameSite=Lax; Secure")
+    pending, device = response.headers.get_list("set-cookie")
+    assert pending.startswith(f"{PENDING_LINK}=") and pending.endswith("Max-Age=600; HttpOnly; SameSite=Lax; Secure")
+    assert device.startswith(f"{COOKIE}=") and device.endswith("Max-Age=34560000; Secure; HttpOnly; SameSite=Lax")
+
+
+async def test_the_device_of_a_redirect_is_the_pages_and_stays(driver: Driver) -> None:
+    link = await made(driver)
+    await driver.client.get(link["redirect"])
+    cookie = driver.client.cookies[COOKIE]
+    assert await driver.profiles() == [], "nothing is stored before a page says something"
+    again = await driver.client.get(link["redirect"])
+    assert len(again.headers.get_list("set-cookie")) == 1, "who is known keeps the cookie"
+    body = {"key": driver.site.api_key, "commands": [{"id": "m1", "at": 1, "command": ["track", "Landed"]}]}
+    response = await driver.client.post("/v1/commands", json=body)
+    assert response.json() == {"status": "ok"}, "the cookie works at once: no token is needed"
+    assert driver.client.cookies[COOKIE] == cookie
+    profile = await driver.find("u:jo@x.io")
+    assert profile is not None and profile["events"] == 1
+    await driver.check_refold()
 
 
 LOOKS: list[tuple[str, dict[str, str]]] = [
