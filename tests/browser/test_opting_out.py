@@ -1,4 +1,4 @@
-"""The opt-out page in real browsers, and a login under Global Privacy Control."""
+"""The opt-out page in real browsers."""
 
 from __future__ import annotations
 
@@ -68,17 +68,3 @@ def test_a_third_partys_page_in_a_frame_opts_out_of_this_site(make_town: MakeTow
     frame.get_by_text("has opted out").wait_for()
     track(town, PlaywrightTab(page), "Secret")
     assert town.events_of_people() == []
-
-
-def test_gpc_keeps_a_link_from_naming_anybody_and_lets_a_login(town: Town, new_context: NewContext) -> None:
-    tab = PlaywrightTab(new_context(extra_http_headers={"Sec-GPC": "1"}).new_page())
-    link = town.backend.post("/v1/links", json={"identity": "jo@x.io", "url": town.page("/sale")}).json()
-    for url in (link["url"], link["redirect"].replace(town.gateway.url, town.gateway_url)):
-        town.open(tab, url)
-        town.push(tab, ["track", "Landed"])
-        town.wait_until_sent(tab)
-    assert town.backend.get("/v1/profiles", params={"identity": "jo@x.io"}).status_code == 404
-    town.push(tab, ["user", {"id": "42"}])
-    town.wait_until_sent(tab)
-    assert town.wait_for_events("Landed", "Landed") == [["Landed", "Landed"]]
-    assert [person["primary"] for person in town.people()] == ["42"]
