@@ -1,4 +1,4 @@
-"""Finds nginx and Caddy for the tests of the sample configurations, or installs Debian's packages as root."""
+"""Finds nginx, Caddy and systemd-analyze for the tests of deploy/, or installs Debian's packages as root."""
 
 import os
 import shutil
@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = ("nginx-light", "caddy")
-PROGRAMS = {"nginx-light": "nginx", "caddy": "caddy"}
+PACKAGES = ("nginx-light", "caddy", "systemd")
+PROGRAMS = {"nginx-light": "nginx", "caddy": "caddy", "systemd": "systemd-analyze"}
 
 
 def main() -> int:

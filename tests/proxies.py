@@ -40,7 +40,7 @@ def edited(text: str, *changes: tuple[str, str]) -> str:
 
 
 class Proxy:
-    """A proxy in front of the gateway at `upstream`: a sample of deploy/, with `changes`."""
+    """A proxy in front of the gateway at `upstream`, if that is given: a sample of deploy/, with `changes`."""
 
     program = ""
 
@@ -55,7 +55,9 @@ class Proxy:
         self.site.mkdir(parents=True)
         self.log = folder / "proxy.log"
         sample_text = (ROOT / "deploy" / sample).read_text()
-        self.config = self.configured(edited(sample_text, ("127.0.0.1:8000", upstream), *changes))
+        if upstream:
+            changes = (("127.0.0.1:8000", upstream), *changes)
+        self.config = self.configured(edited(sample_text, *changes))
         self.process: subprocess.Popen[bytes] | None = None
 
     def configured(self, sample: str) -> Path:

@@ -92,9 +92,9 @@ class GatewayServer:
 
     # the process
 
-    def start(self, timeout: float = 30) -> None:
+    def start(self, timeout: float = 30, port: int = 0) -> None:
         """Returns when the gateway is ready. Call it again after `stop` or `kill`: same database, new port."""
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://localhost:{self.port}"
         command = [self.python, "-m", "gateway", *self.arguments, "--port", str(self.port)]
         with self.log.open("ab") as log:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
@@ -86,15 +87,27 @@ def supervised(folder: Path, *arguments: str) -> Iterator[Supervisor]:
         supervisor.close()
 
 
+class Connection(http.client.HTTPConnection):
+    """A connection to this machine, whatever the host is called; with `tls` an encrypted one."""
+
+    tls: ssl.SSLContext | None = None
+
+    def connect(self) -> None:
+        plain = socket.create_connection(("127.0.0.1", self.port), self.timeout)
+        self.sock = self.tls.wrap_socket(plain, server_hostname=self.host) if self.tls else plain
+
+
 class Visitors:
     """Threads that push one event after the other: some on a new connection each time, some on one they keep.
 
     As browsers and proxies do, a request on a kept connection that was closed meanwhile is sent again on a new one.
     """
 
-    def __init__(self, port: int, api_key: str) -> None:
+    def __init__(self, port: int, api_key: str, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.port = port
         self.api_key = api_key
+        self.tls = tls
+        self.host = host
         self.statuses: Counter[int] = Counter()
         self.failures: list[str] = []
         self.again = 0
@@ -103,7 +116,8 @@ class Visitors:
         self.threads = [threading.Thread(target=self.visit, args=(n % 2 == 0,)) for n in range(6)]
 
     def visit(self, keeping: bool) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = Connection(self.host, self.port, timeout=30)
+        connection.tls = self.tls
         used = False
         while not self.stopping.is_set():
             entry = {"id": str(uuid.uuid4()), "at": time.time() * 1000, "command": ["track", "Visited"]}

@@ -287,7 +287,7 @@ class Import:
 def rarely_collected() -> Iterator[None]:
     """Rows make many objects and hardly a cycle: looking for cycles as often as usual costs a fifth of an import."""
     usual = gc.get_threshold()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(50_000, 10, 10)
     try:
         yield
     finally:
