@@ -191,6 +191,22 @@ def test_a_full_storage_costs_nothing_but_the_memory_of_the_page(town: Town, vis
     tab.run("(localStorage.clear(), sessionStorage.clear())")
 
 
+@pytest.mark.engines("webkit")  # the others: test_snippet_transport.py
+@pytest.mark.parametrize("leaving", ["closed", "left"])
+def test_last_words_are_sent_as_a_beacon(town: Town, visitor: Visitor, leaving: str) -> None:
+    tab = visitor.tab()
+    town.open(tab, town.page("/", "_veroq.push(['user', {id: '42'}])"))
+    town.expect(lambda: town.person("42"))
+    town.wait_until_sent(tab)
+    if leaving == "closed":
+        town.push(tab, ["track", "Last words"])
+        tab.close()
+    else:
+        tab.run(f"(_veroq.push(['track', 'Last words']), void (location.href = '{town.plain('/away', '')}'))")
+    town.expect_events("42", "Last words")
+    assert len(town.devices()) == 1
+
+
 @pytest.mark.engines("webkit")  # Playwright's browsers show every tab
 def test_a_tab_in_the_background_says_nothing_until_it_is_seen(town: Town, visitor: Visitor) -> None:
     assert isinstance(visitor, WebKit)

@@ -176,3 +176,17 @@ def test_a_listed_tracker_is_blocked_and_the_same_on_ones_own_host_is_not(
     own = make_town("path")
     own.open(careful, own.page("/own", "_veroq.push(['track', 'Heard'])"))
     own.wait_for_events("Heard")
+
+
+@pytest.mark.slow
+def test_a_private_window_is_one_visitor(playwright: Playwright, running_edge: Edge, town: Town) -> None:
+    """Firefox; a context of Playwright's Chromium is a private window anyway, and so is WebKit under automation."""
+    options = firefox_options(running_edge)
+    options["firefox_user_prefs"] |= {"browser.privatebrowsing.autostart": True}
+    browser = playwright.firefox.launch(**installed("firefox"), **options)
+    tab = PlaywrightTab(browser.new_context(ignore_https_errors=True).new_page())
+    for path in ("/1", "/2"):
+        town.open(tab, town.page(path, f"_veroq.push(['track', 'Saw {path}'])"))
+        town.wait_until_sent(tab)
+    assert town.wait_for_events("Saw /1", "Saw /2") == [["Saw /1", "Saw /2"]]
+    browser.close()
