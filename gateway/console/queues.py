@@ -20,6 +20,7 @@ from gateway.store.accounts import Entry
 log = logging.getLogger("gateway.console")
 
 GROUPS = 50
+HELD = 20
 STARTED, UNDONE, ENDED = "started a batch", "undid a batch", "ended a batch"
 
 
@@ -29,7 +30,7 @@ STARTED, UNDONE, ENDED = "started a batch", "undid a batch", "ended a batch"
 async def held(asked: Asked) -> Response:
     """Merges that a browser asked for and could not prove."""
     waiting = (await asked.reader.held())["held"]
-    shown = waiting[:GROUPS]
+    shown = waiting[:HELD]
     people = await asked.reader.people({int(h[side]) for h in shown for side in ("target", "source")})
     pairs = [(h, people[int(h["target"])], people[int(h["source"])]) for h in shown
              if int(h["target"]) in people and int(h["source"]) in people]  # fmt: skip

@@ -9,7 +9,7 @@ from gateway.console.calls import Asked, Page, number
 from gateway.errors import BadRequest, Forbidden, GatewayError, TooMany, Unauthorized
 from gateway.store.accounts import User
 
-AUDIT_PAGE = 100
+AUDIT_PAGE = 50
 LAST = 2**63 - 1
 
 

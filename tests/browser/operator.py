@@ -15,6 +15,8 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.server import ROOT, GatewayServer, Site, api_answer
 
+SOON = 15_000
+"""Milliseconds within which a page is there, also on a machine that is busy."""
 NAME, PASSWORD = "ann@x.io", "seven quiet otters"
 AXE = ROOT / "tests" / "dialects" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
 
@@ -82,10 +84,10 @@ class Operator:
         self.page.get_by_role("main").get_by_role("link", name=name or text, exact=True).first.click()
 
     def reads(self, text: str | re.Pattern[str]) -> None:
-        expect(self.main).to_contain_text(text)
+        expect(self.main).to_contain_text(text, timeout=SOON)
 
     def heading(self, text: str) -> None:
-        expect(self.page.get_by_role("heading", level=1)).to_have_text(text)
+        expect(self.page.get_by_role("heading", level=1)).to_have_text(text, timeout=SOON)
 
     @property
     def main(self) -> Locator:
@@ -110,7 +112,7 @@ def make_admin(server: GatewayServer, page: Page) -> Operator:
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_label("The same again").fill(PASSWORD)
     page.get_by_role("button", name="Make the admin and log in").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("People")
+    expect(page.get_by_role("heading", level=1)).to_have_text("People", timeout=SOON)
     return Operator(page, server)
 
 

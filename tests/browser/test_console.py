@@ -39,7 +39,7 @@ def state(server: GatewayServer, browser: Browser) -> object:
     page = context.new_page()
     operator = make_admin(server, page)
     operator.open("/console/login")
-    expect(page.get_by_role("heading", level=1)).to_have_text("People")
+    operator.heading("People")
     state = context.storage_state()
     context.close()
     return state
@@ -201,11 +201,11 @@ def test_duplicates_are_merged_with_progress_and_all_taken_back(operator: Operat
         box.check()
     operator.press("Merge what is ticked")
     expect(operator.page.get_by_role("progressbar")).to_have_attribute("max", "13")
-    expect(operator.page.get_by_role("heading", level=1)).to_have_text("Done")
+    operator.heading("Done")
     operator.reads("13 of 13 merges carried out, 13 still stand.")
     assert past.same("a7", "b7") and past.same("alice", "bob")
     operator.press("Undo the whole batch")
-    expect(operator.page.get_by_role("heading", level=1)).to_have_text("Undone")
+    operator.heading("Undone")
     assert not past.same("a7", "b7")
 
 
@@ -232,7 +232,7 @@ def test_everything_works_without_javascript(
     operator.follow("Duplicates")
     operator.page.get_by_role("checkbox").check()
     operator.press("Merge what is ticked")
-    expect(operator.page.get_by_role("heading", level=1)).to_have_text("Done")
+    operator.heading("Done")
     assert past.same("alice", "bob")
     operator.find("bob", "alice")
     operator.follow("Undo…")
