@@ -307,7 +307,7 @@ class World:
                 flags |= GHOST
             elif fact.detail.get("wait") and identity.proof >= Proof.VERIFIED:
                 flags |= TENTATIVE
-        if apart is not None and (identity is None or identity.home not in apart):
+        if apart is not None and fact.homes[0] not in apart:
             flags |= IGNORED if fact.kind == "link" else APPEND
         if fact.kind == "link" and flags & GHOST:
             flags |= IGNORED

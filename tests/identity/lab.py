@@ -116,6 +116,7 @@ class Lab:
             run(self.store.save_site(site))
         self.site = self.sites[0]
         self.made = 0
+        self.tables: list[str] = []
         self.patch = pytest.MonkeyPatch() if monkeypatch is None else monkeypatch
         self.patch.setattr(save, "now", self.clock)
 
@@ -294,12 +295,9 @@ class Lab:
 
     def dump(self, site: Site) -> str:
         """Every row of a site, as text."""
-        tables = [r[0] for r in self.rows("select name from sqlite_master where type = 'table' order by name")]
-        parts = []
-        for table in tables:
-            columns = [r[1] for r in self.rows(f"pragma table_info({table})")]
-            if "site_id" in columns:
-                parts.append(
-                    (table, self.rows(f"select * from {table} where site_id = ? order by 1, 2, 3", site.site_id))
-                )
-        return repr(parts)
+        if not self.tables:
+            names = [r[0] for r in self.rows("select name from sqlite_master where type = 'table' order by name")]
+            columns = {name: [r[1] for r in self.rows(f"pragma table_info({name})")] for name in names}
+            self.tables = [name for name in names if "site_id" in columns[name]]
+        rows = "select * from {} where site_id = ? order by 1, 2, 3"
+        return repr([(table, self.rows(rows.format(table), site.site_id)) for table in self.tables])

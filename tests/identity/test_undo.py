@@ -319,6 +319,20 @@ def test_a_login_beside_a_merge_stays_beside_when_something_else_is_undone(lab: 
     lab.check()
 
 
+def test_a_login_as_whom_the_visitor_was_merged_with_takes_all_of_it_also_when_their_name_is_gone(lab: Lab) -> None:
+    lab.put(1, ("tag", "vip", True))
+    lab.link(1, "42", token="t")
+    lab.login(2, "alice")
+    lab.merge("alice", 1)
+    lab.page_reidentify(1, "alice", "42")
+    lab.login(1, "42")
+    lab.demerge("42", op="d")
+    lab.demerge("alice")
+    lab.undo("d")
+    assert lab.profile("42")["tags"] == []  # type: ignore[index]
+    lab.check()
+
+
 def test_what_a_device_left_and_was_merged_again_leads_there_after_an_undo(lab: Lab) -> None:
     lab.track(1, "a")
     lab.reidentify("42", "alice", op="r")
