@@ -37,7 +37,14 @@ def allows(policy: Policy, names: tuple[str, ...], url: str, page: str) -> bool:
 
 
 def matches(source: str, url: str, page: str) -> bool:
-    """Whether one source of a directive names a URL."""
+    """Whether one source of a directive names a URL; one that is no source names nothing."""
+    try:
+        return _matches(source, url, page)
+    except ValueError:  # a port that is no number, an open bracket
+        return False
+
+
+def _matches(source: str, url: str, page: str) -> bool:
     wanted, own = urlsplit(url), urlsplit(page)
     lower = source.lower()
     if lower == "'self'":
@@ -71,10 +78,17 @@ def runs_inline(policy: Policy, *, nonce: bool) -> bool:
     return hashed or (nonced and nonce) or ("'unsafe-inline'" in lower and not nonced)
 
 
-def passes_on(policy: Policy) -> bool:
-    """Whether a trusted script may load others: `'strict-dynamic'`."""
+def loads(policy: Policy, url: str, page: str, *, nonce: bool) -> bool:
+    """Whether a script is loaded: by its address, or by a nonce on its tag or on the script that adds the tag.
+
+    With `'strict-dynamic'` addresses count for nothing, and a script with a nonce may add others; without it, it may
+    add those whose address is allowed.
+    """
     found = sources(policy, SCRIPT)
-    return found is not None and "'strict-dynamic'" in found[1]
+    lower = [s.lower() for s in found[1]] if found else []
+    if "'strict-dynamic'" in lower:
+        return nonce and any(s.startswith("'nonce-") for s in lower)
+    return allows(policy, SCRIPT, url, page)
 
 
 def _scheme_fits(given: str, wanted: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import secrets
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -24,7 +25,7 @@ from gateway.cookies import is_local, maybe_one_site, set_cookie
 from gateway.embedding import Embedded, embedded_in
 from gateway.errors import BadRequest
 from gateway.probe import PATH as PROBE
-from gateway.probe import SECONDS, probe_cookie
+from gateway.probe import SECONDS, Seen, probe_cookie
 from gateway.snippet import FOREVER, HOUR, load_snippet
 
 OK, WARN, FAIL, SKIP = "ok", "warn", "fail", "skip"
@@ -60,7 +61,7 @@ class Doctor:
         self.origin = _origin(page) if page else f"{parts.scheme}://{parts.netloc}"
         self.addresses: list[str] = []
         self.canonical = self.host
-        self.seen: Json = {}
+        self.seen = Seen()
         self.embedded: Embedded | None = None
 
     def examine(self) -> list[Finding]:
@@ -75,7 +76,7 @@ class Doctor:
                 found += check()
             except NoAnswer as error:
                 found.append(Finding(check.__name__, FAIL, error.message, error.hint))
-            if not self.seen and any(f.state == FAIL for f in found):
+            if not self.seen.version and any(f.state == FAIL for f in found):
                 break
         return found
 
@@ -122,21 +123,21 @@ class Doctor:
     def arrival(self) -> Iterator[Finding]:
         """What the proxy makes of a request."""
         answer = self.ask(f"{PROBE}?value={secrets.token_hex(8)}", headers={"Origin": self.origin, "Sec-GPC": "1"})
-        self.seen = _json(answer)
-        if answer.status != 200 or "scheme" not in self.seen:
+        self.seen = _seen(answer)
+        if not self.seen.version:
             yield Finding(
                 "arrival", FAIL, f"{PROBE} is answered with {answer.status}", "update the gateway, or its proxy"
             )
             return
-        yield Finding("arrival", OK, f"gateway {self.seen['version']}, cookie mode {self.seen['cookie_mode']}")
-        if self.secure and self.seen["scheme"] != "https":
+        yield Finding("arrival", OK, f"gateway {self.seen.version}, cookie mode {self.seen.cookie_mode}")
+        if self.secure and self.seen.scheme != "https":
             says = "https arrives at the gateway as http, so it sets no cookie"
             change = "let the proxy send X-Forwarded-Proto, and name its address in GATEWAY_TRUSTED_PROXIES"
-            yield Finding("arrival", FAIL, f"{says} (the proxy seems to be {self.seen['client']})", change)
-        if self.seen["host"].lower() != urlsplit(self.url).netloc.lower():
-            says = f"the gateway is asked for {self.seen['host']}"
+            yield Finding("arrival", FAIL, f"{says} (the proxy seems to be {self.seen.client})", change)
+        if self.seen.host.lower() != urlsplit(self.url).netloc.lower():
+            says = f"the gateway is asked for {self.seen.host}"
             yield Finding("arrival", WARN, says, "let the proxy pass on the Host header of the browser")
-        public = self.seen["public_url"]
+        public = self.seen.public_url
         if public and public != self.url:
             yield Finding("arrival", WARN, f"GATEWAY_PUBLIC_URL is {public}: links lead there", f"set it to {self.url}")
         elif not public and urlsplit(self.url).path:
@@ -145,13 +146,13 @@ class Doctor:
 
     def cookie(self) -> Iterator[Finding]:
         """Whether the cookie is set as it should be, and comes back."""
-        name = self.seen.get("cookie")
+        name = self.seen.cookie
         if name is None:
             yield Finding("cookie", FAIL, "no cookie is set on this connection", "see `arrival`, or use https")
             return
         value = secrets.token_hex(8)
         answer = self.ask(f"{PROBE}?value={value}")
-        third_party = self.seen["cookie_mode"] == "third_party"
+        third_party = self.seen.cookie_mode == "third_party"
         wanted = set_cookie(probe_cookie(name), value, third_party=third_party, max_age=SECONDS)
         got = answer.all("set-cookie")
         if wanted not in got:
@@ -161,7 +162,7 @@ class Doctor:
         if len(got) > 1:
             says = f"the proxy adds {len(got) - 1} cookies of its own"
             yield Finding("cookie", WARN, says, "switch off sticky sessions and the like for the gateway")
-        echoed = _json(self.ask(PROBE, headers={"Cookie": f"{probe_cookie(name)}={value}"})).get("echoed")
+        echoed = _seen(self.ask(PROBE, headers={"Cookie": f"{probe_cookie(name)}={value}"})).echoed
         if echoed != value:
             yield Finding("cookie", FAIL, "the cookie does not reach the gateway", "let the proxy pass Cookie on")
             return
@@ -170,7 +171,7 @@ class Doctor:
 
     def safari(self) -> Iterator[Finding]:
         """How long Safari keeps the cookie."""
-        third_party = self.seen.get("cookie_mode") == "third_party"
+        third_party = self.seen.cookie_mode == "third_party"
         if not self.page:
             yield Finding("safari", SKIP, "the cookie's life in Safari depends on the page", "give --page URL")
             return
@@ -192,9 +193,9 @@ class Doctor:
 
     def headers(self) -> Iterator[Finding]:
         """Headers that must come through."""
-        kept = {"Origin": self.seen.get("origin") == self.origin, "Sec-GPC": bool(self.seen.get("gpc"))}
+        kept = {"Origin": self.seen.origin == self.origin, "Sec-GPC": bool(self.seen.gpc)}
         if self.secure:
-            kept["X-Forwarded-For"] = bool(self.seen.get("forwarded"))
+            kept["X-Forwarded-For"] = bool(self.seen.forwarded)
         why = {
             "Origin": "pages of any site could use the key",
             "Sec-GPC": "Global Privacy Control would not be respected",
@@ -209,7 +210,7 @@ class Doctor:
             yield Finding("headers", WARN, says, "let the proxy send X-Forwarded-For, or set GATEWAY_METRICS_TOKEN")
 
     def clock(self) -> Iterator[Finding]:
-        first, again = (_json(self.ask(PROBE)).get("time", 0.0) for _ in range(2))
+        first, again = (_seen(self.ask(PROBE)).time for _ in range(2))
         if first == again:
             change = "do not cache what says Cache-Control: no-store"
             yield Finding("clock", FAIL, "a cache in front keeps answers that are not to be kept", change)
@@ -249,9 +250,9 @@ class Doctor:
         policies = [p for header in self.embedded.policies for p in csp.parse(header)]
         missing: list[str] = []
         for policy in policies:
-            script = f"{self.url}/veroq.js"
-            if not csp.allows(policy, csp.SCRIPT, script, self.page) and not csp.passes_on(policy):
-                missing.append(f"script-src {_origin(self.url)}")
+            nonce = self.embedded.loader_nonce
+            if not csp.loads(policy, f"{self.url}/veroq.js", self.page, nonce=nonce):
+                missing.append(f"script-src {_origin(self.url)}, or with 'strict-dynamic' a nonce on what loads it")
             if not csp.allows(policy, csp.CONNECT, f"{self.url}/v1/commands", self.page):
                 missing.append(f"connect-src {_origin(self.url)}")
             if self.embedded.inline and not csp.runs_inline(policy, nonce=self.embedded.nonce):
@@ -296,9 +297,9 @@ class Doctor:
         if plain.body != load_snippet().served.bodies["identity"]:
             says = "the script is another than this installation's: another version, or changed on the way"
             yield Finding("script", WARN, says, "run the doctor of the same version; switch off rewriting of scripts")
-        for coding, unpack in (("br", brotli.decompress), ("gzip", gzip.decompress)):
+        for coding in ("br", "gzip"):
             packed = self.ask("/veroq.js", headers={"Accept-Encoding": coding})
-            if packed.header("content-encoding") != coding or unpack(packed.body) != plain.body:
+            if unpacked(packed, coding) != plain.body:
                 change = "let the proxy pass Accept-Encoding on and compress nothing itself (nginx: gzip off)"
                 yield Finding("script", WARN, f"it does not come compressed with {coding}", change)
             else:
@@ -346,6 +347,16 @@ class Doctor:
             yield Finding("inside", WARN, f"a push of 500 KB is answered with {answer.status}", change)
 
 
+def unpacked(answer: Answer, coding: str) -> bytes | None:
+    """The body of an answer that is compressed as it should be; None of another."""
+    if answer.header("content-encoding") != coding:
+        return None
+    try:
+        return bytes(brotli.decompress(answer.body) if coding == "br" else gzip.decompress(answer.body))
+    except (brotli.error, OSError, EOFError, zlib.error):
+        return None
+
+
 def safari_on_subdomain(page: str, theirs: list[str], host: str, ours: list[str], canonical: str) -> Finding:
     """The cookie's life in Safari, which suspects a subdomain that leads to somebody else's machine.
 
@@ -375,6 +386,14 @@ def _json(answer: Answer) -> Json:
     except msgspec.DecodeError:
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def _seen(answer: Answer) -> Seen:
+    """What the probe answered; empty for anything else."""
+    try:
+        return msgspec.json.decode(answer.body, type=Seen)
+    except msgspec.DecodeError:
+        return Seen()
 
 
 def _said(answer: Answer) -> str:

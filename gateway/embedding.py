@@ -17,7 +17,10 @@ MAX_REDIRECTS = 5
 
 @dataclass(slots=True)
 class Embedded:
-    """What a page's HTML and headers say. `inline`: a script in it uses _veroq; `nonce`: that one carries a nonce."""
+    """What a page's HTML and headers say.
+
+    `inline`: a script in it uses _veroq; `nonce`: that one carries a nonce; `loader_nonce`: so does what loads ours.
+    """
 
     status: int = 200
     policies: list[str] = field(default_factory=list)
@@ -25,6 +28,7 @@ class Embedded:
     integrity: str = ""
     inline: bool = False
     nonce: bool = False
+    loader_nonce: bool = False
     key: str = ""
 
 
@@ -59,13 +63,17 @@ class _Page(HTMLParser):
             if key := KEY.search(self._text):
                 self.found.key = key[1]
         for url in URLS.findall(self._text):
-            self._loads(url, {})
+            self._loads(url, {"nonce": self._script.get("nonce")})
         self._script = None
 
     def _loads(self, url: str, attributes: dict[str, str | None]) -> None:
-        whole = urljoin(self.page, url)
+        try:
+            whole = urljoin(self.page, url)
+        except ValueError:
+            return
         if url and whole.startswith(f"{self.gateway}/") and NAMES.match(whole.removeprefix(self.gateway)):
             self.found.loaders.append(whole)
+            self.found.loader_nonce = self.found.loader_nonce or bool(attributes.get("nonce"))
             self.found.integrity = attributes.get("integrity") or self.found.integrity
 
 

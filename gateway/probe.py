@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -15,6 +16,24 @@ from gateway.web import answer
 
 PATH = "/v1/probe"
 SECONDS = 60
+
+
+class Seen(msgspec.Struct):
+    """What is answered: how the request looked. `cookie` is the name of the device cookie on this connection, None if
+    there is none; `echoed` is the value that came back in the probe's own."""
+
+    version: str = ""
+    time: float = 0
+    scheme: str = ""
+    host: str = ""
+    client: str = ""
+    forwarded: bool = False
+    origin: str | None = None
+    gpc: bool = False
+    cookie_mode: str = ""
+    public_url: str = ""
+    cookie: str | None = None
+    echoed: str | None = None
 
 
 def probe_cookie(name: str) -> str:
@@ -29,20 +48,20 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         host = request.headers.get("host", "")
         name = cookie_name(request.url.scheme, host)
         shown = read_cookies(request.headers.get("cookie", ""), probe_cookie(name)) if name else []
-        seen = {
-            "version": __version__,
-            "time": time.time(),
-            "scheme": request.url.scheme,
-            "host": host,
-            "client": request.client.host if request.client else None,
-            "forwarded": "x-forwarded-for" in request.headers,
-            "origin": request.headers.get("origin"),
-            "gpc": request.headers.get("sec-gpc") == "1",
-            "cookie_mode": gateway.settings.cookie_mode,
-            "public_url": gateway.settings.public_url,
-            "cookie": name,
-            "echoed": shown[0] if shown else None,
-        }
+        seen = Seen(
+            version=__version__,
+            time=time.time(),
+            scheme=request.url.scheme,
+            host=host,
+            client=request.client.host if request.client else "",
+            forwarded="x-forwarded-for" in request.headers,
+            origin=request.headers.get("origin"),
+            gpc=request.headers.get("sec-gpc") == "1",
+            cookie_mode=gateway.settings.cookie_mode,
+            public_url=gateway.settings.public_url,
+            cookie=name,
+            echoed=shown[0] if shown else None,
+        )
         response = answer(seen, headers={"Cache-Control": "no-store"})
         value = request.query_params.get("value", "")
         if name and value.isalnum() and len(value) <= 32:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway import csp
-from gateway.asking import Asker
+from gateway.asking import Answer, Asker
 from gateway.cli_pages import loader
 from gateway.cookies import maybe_one_site
 from gateway.doctor import Doctor, Finding, safari_on_subdomain
@@ -168,7 +171,7 @@ CSP = '<meta http-equiv="Content-Security-Policy" content="{0}">'
         ("script-src 'unsafe-inline' https://www.shop.example/vq/; connect-src https:", [], ""),
         ("script-src 'unsafe-inline'; connect-src 'none'", ["policy fail"], "connect-src https://www.shop.example"),
         ("script-src 'self'", ["policy fail"], "nonce"),
-        ("default-src 'none'", ["policy fail"], "script-src https://www.shop.example; connect-src"),
+        ("default-src 'none'", ["policy fail"], "script-src https://www.shop.example, or"),
     ],
 )
 def test_the_policy_of_a_page(front: Proxy, site: Site, policy: str, found: list[str], change: str) -> None:
@@ -281,3 +284,57 @@ def test_sources_of_a_policy(source: str, named: bool) -> None:
     (policy,) = csp.parse(f"default-src x; script-src {source}; script-src *")
     url = "https://t.shop.example/vq/veroq.js"
     assert csp.allows(policy, csp.SCRIPT, url, "https://www.shop.example/") is named
+
+
+@pytest.mark.parametrize(
+    ("policy", "nonce", "loads"),
+    [
+        ("script-src https://t.shop.example", False, True),
+        ("script-src 'nonce-a' 'strict-dynamic' https://t.shop.example", False, False),
+        ("script-src 'nonce-a' 'strict-dynamic'", True, True),
+        ("script-src 'self' 'nonce-a'", True, False),
+        ("script-src 'strict-dynamic' https://t.shop.example", True, False),
+        ("img-src 'none'", False, True),
+    ],
+)
+def test_policies_that_trust_by_nonce(policy: str, nonce: bool, loads: bool) -> None:
+    (parsed,) = csp.parse(policy)
+    url, page = "https://t.shop.example/veroq.js", "https://www.shop.example/"
+    assert csp.loads(parsed, url, page, nonce=nonce) is loads
+
+
+class Odd(Asker):
+    """Answers whatever it is told to, as a proxy in the way might."""
+
+    def __init__(self, answers: list[Answer]) -> None:
+        self.connect = "127.0.0.1:1"
+        self.answers = itertools.cycle(answers)
+
+    def ask(self, *given: object, **named: object) -> Answer:  # type: ignore[override]
+        return next(self.answers)
+
+
+BODIES = [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"status": "ok"}', b'{"error": 1}', b'{"version": 7}', b"<script>",
+          b'{"version": "1", "scheme": "https", "cookie": "x"}', b'<script src="http://[">_veroq</script><meta',
+          b'{"version": "1", "cookie_mode": "third_party", "time": 1e300}']  # fmt: skip
+VALUES = ["", "br", "gzip", "script-src https://a:b http://[ ;;,", "*", "max-age=1", "a=b; Domain=.", "//[", "\x00"]
+NAMES = ["content-encoding", "content-security-policy", "cache-control", "set-cookie", "location"]
+
+
+@given(
+    st.lists(
+        st.builds(
+            Answer,
+            st.sampled_from([200, 202, 204, 302, 404, 500, 503]),
+            st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=4),
+            st.sampled_from(BODIES),
+            st.just("127.0.0.1"),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_whatever_answers_is_a_finding_and_never_a_crash(answers: list[Answer]) -> None:
+    findings = Doctor(PUBLIC, Odd(answers), page=PAGE, key="k").examine()
+    assert any(f.state == "fail" for f in findings)
