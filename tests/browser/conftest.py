@@ -241,7 +241,8 @@ def gateways_behind_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def make_town(edge: Edge, gateways_behind_https: Callable[[str], GatewayServer]) -> MakeTown:
-    """A shop with the gateway where `mode` says: path, subdomain, third_party, local, blocked."""
+    """A shop with the gateway where `mode` says: path, subdomain, third_party, local; `blocked` is a name that no
+    engine asks, `listed` one on a list of trackers."""
 
     def make(mode: str = "path", **settings: str) -> Town:
         cookie_mode = "third_party" if mode == "third_party" else "first_party"

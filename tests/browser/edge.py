@@ -38,7 +38,7 @@ class Edge(SiteHost):
         towns = range(1, TOWNS + 1)
         self.names = [f"{name}{n}.test" for n in towns for name in ("shop", "t.shop", "other", "tracker")]
         self.ca = trustme.CA()
-        leaf = self.ca.issue_cert(*self.names, "blocked.test")
+        leaf = self.ca.issue_cert(*self.names, "blocked.test", "listed.test")
         key, chain = folder / "key.pem", folder / "chain.pem"
         leaf.private_key_pem.write_to_path(key)
         chain.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))

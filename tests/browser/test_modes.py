@@ -76,4 +76,8 @@ def test_a_shop_in_another_sites_frame_keeps_its_visitor(make_town: MakeTown, vi
         tab.open(outer)
         town.wait_for_events(*["Framed"] * number)
         tab.run("new Promise(done => setTimeout(done, 100))")  # the frame reads its answer
-    assert len(town.devices()) == 1, [(cookie_of(visit), token_of(visit)) for visit in town.requests()]
+    assert len(town.devices()) == 1
+    assert [(bool(cookie_of(visit)), bool(token_of(visit))) for visit in town.requests()] == [
+        (False, False),
+        (False, True),
+    ]

@@ -13,7 +13,13 @@ from tests.browser.visitors import BLOCKED, Tab
 from tests.server import GatewayServer, wait_for
 
 # Where the gateway answers, by deployment mode; `{shop}` and the like are the names of the test's own town.
-PLACES = {"path": "{shop}/t", "subdomain": "{t.shop}", "third_party": "{tracker}", "blocked": BLOCKED}
+PLACES = {
+    "path": "{shop}/t",
+    "subdomain": "{t.shop}",
+    "third_party": "{tracker}",
+    "blocked": BLOCKED,
+    "listed": "listed.test",
+}
 
 
 class Town(Backend):
