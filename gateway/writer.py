@@ -11,7 +11,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError, Unavailable
@@ -129,9 +128,8 @@ class Writer:
     async def _commit(self, group: list[Waiting]) -> None:
         started = time.perf_counter()
         try:
-            replies = await self.store.run(
-                lambda tx: self.engine.run(tx, [copy(w.request) for w in group])  # it notes new devices in them
-            )
+            requests = [w.request for w in group]
+            replies = await self.store.run(lambda tx: self.engine.run(tx, requests))
         except GatewayError as error:
             self.tally.rolled_back(error.code)
             self._refuse(group, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -85,50 +85,59 @@ class BatchRun(Run):
 
     async def run(self, batches: Sequence[Batch | ServerBatch]) -> list[Done]:
         """Loads what the batches name, decides command by command, saves; one reply per batch."""
-        await self._find_devices([b for b in batches if isinstance(b, Batch)])
+        batches = await self._placed(batches)
         since = min((self._earliest(b) for b in batches), default=0)
-        loader = self.loader
         ids = {i for b in batches if isinstance(b, Batch) for i in (b.device_id, b.other_device)}
-        await loader.devices(ids, since)
+        await self.loader.devices(ids, since)
+        self._new_devices(ids)
+        await self._load_named([b for b in batches if not _only_events(b)], since)
+        self.last_seq = await self.tx.last_seq(self.site.site_id)  # after the locks: behind whoever held them before
+        replies: list[Done] = [self._told(b) for b in batches]
+        await self.save()
+        return replies
+
+    async def _load_named(self, batches: Sequence[Batch | ServerBatch], since: int) -> None:
+        """Loads what batches name besides their devices; events alone name nobody."""
+        if not batches:
+            return
         keys = {k for b in batches for c in b.commands for k in self._keys(c)}
-        await loader.identities(keys | {b.key for b in batches if isinstance(b, ServerBatch)})
+        await self.loader.identities(keys | {b.key for b in batches if isinstance(b, ServerBatch)})
         servers = {i.server_device for i in self.world.identities.values()}
-        await loader.devices(servers, since)
-        self._new_devices(batches, ids)
+        await self.loader.devices(servers, since)
         self.tombstones = await self._deleted(batches, keys)
         await self._recognise(batches)
         op_ids = {c.op_id for b in batches for c in b.commands if not isinstance(c, (Track, Writes, Context))}
         facts = await self.tx.recorded(self.site.site_id, op_ids) if op_ids else []
         self.recorded = {(f.device_id, f.op_id): f for f in facts}
         await self._deepen(batches)
-        self.last_seq = await self.tx.last_seq(self.site.site_id)  # after the locks: behind whoever held them before
-        replies: list[Done] = [self._told(b) for b in batches]
-        await self.save()
-        return replies
 
-    async def _find_devices(self, batches: Sequence[Batch]) -> None:
-        """Finds the device of browsers that show no token: by its name or a message sent before, else a new one.
+    async def _placed(self, batches: Sequence[Batch | ServerBatch]) -> list[Batch | ServerBatch]:
+        """The batches, those of browsers that show no token on the device of their name or of a message sent before, or
+        else on a new one.
 
         On a first visit several requests can be under way before the cookie comes back, each on a device of its own. A
         browser sends again what was not acknowledged: a message that is on another device already shows that the two
         are one browser, and is not kept twice.
         """
-        young = [b for b in batches if b.commands and self._young(b)]
-        known_by = {id(b): [b.name] if b.name else [c.op_id for c in b.commands] for b in young}
+        placed = list(batches)
+        young = [(n, b) for n, b in enumerate(batches) if isinstance(b, Batch) and b.commands and self._young(b)]
+        known_by = {n: [b.name] if b.name else [c.op_id for c in b.commands] for n, b in young}
         ids = {i for names in known_by.values() for i in names}
         births = await self.tx.births(self.site.site_id, ids) if ids else {}
-        for batch in young:
-            names = known_by[id(batch)]
+        for n, batch in young:
+            names = known_by[n]
             owners = [births[i] for i in names if i in births]
             if not batch.device_id:
-                batch.device_id = owners[0] if owners else self.new_id()
+                batch = replace(batch, device_id=owners[0] if owners else self.new_id())
                 self.births += [(i, batch.device_id) for i in names if i not in births]
                 births |= {i: batch.device_id for i in names if i not in births}
             elsewhere = [d for d in owners if d != batch.device_id]
             if elsewhere:
-                batch.other_device = batch.other_device or elsewhere[0]
                 mine = batch.device_id
-                batch.commands = [c for c in batch.commands if births.get(c.op_id, mine) == mine]
+                kept = [c for c in batch.commands if births.get(c.op_id, mine) == mine]
+                batch = replace(batch, other_device=batch.other_device or elsewhere[0], commands=kept)
+            placed[n] = batch
+        return placed
 
     def _young(self, batch: Batch) -> bool:
         """Whether the browser's cookie may not have come back yet: it shows none, or its device is not an hour old."""
@@ -137,7 +146,7 @@ class BatchRun(Run):
 
     def _earliest(self, batch: Batch | ServerBatch) -> int:
         past = batch.received_at - MAX_PAST
-        return min([past, *(c.sent_at for c in batch.commands)] if trusted(batch) else [past]) - 1
+        return min([past, *(c.sent_at for c in batch.commands)] if trusted(batch) else (past,)) - 1
 
     def _keys(self, command: Command) -> list[Key]:
         if isinstance(command, Login):
@@ -148,7 +157,7 @@ class BatchRun(Run):
             return [k for k in (command.new, command.old) if k]
         return [command.target] if isinstance(command, Writes) and command.target else []
 
-    def _new_devices(self, batches: Sequence[Batch | ServerBatch], ids: set[int]) -> None:
+    def _new_devices(self, ids: set[int]) -> None:
         for device_id in ids - {0} - self.world.devices.keys():
             self.world.add_device(Device(device_id, created_at=self.now), new=True)
             self.devices_changed.add(device_id)
@@ -267,9 +276,11 @@ class BatchRun(Run):
             op = Op(f"join-{self.new_id()}", batch.received_at, "page", Proof.CLAIMED, device.device_id)
             self.decider.join_devices(op, batch.other_device)
         done = Done(batch.device_id)
+        earliest, latest = self._span(batch)
         for n, command in enumerate(batch.commands):
-            at, clamped = self._time(command.sent_at + offset + min(n, 999), batch)
-            done.outcomes.append(self._command(batch, device, command, at, clamped))
+            sent = command.sent_at + offset + (n if n < 999 else 999)
+            at = earliest if sent < earliest else latest if sent > latest else sent
+            done.outcomes.append(self._command(batch, device, command, at, at != sent))
         return done
 
     def _decide_server(self, batch: ServerBatch) -> Done:
@@ -343,9 +354,13 @@ class BatchRun(Run):
         return device.clock_offset
 
     @staticmethod
-    def _time(at: int, batch: Batch | ServerBatch) -> tuple[int, bool]:
-        earliest = 0 if trusted(batch) else batch.received_at - MAX_PAST
-        clamped = min(max(at, earliest), batch.received_at + MAX_FUTURE)
+    def _span(batch: Batch | ServerBatch) -> tuple[int, int]:
+        """The earliest and the latest time that is believed."""
+        return 0 if trusted(batch) else batch.received_at - MAX_PAST, batch.received_at + MAX_FUTURE
+
+    def _time(self, at: int, batch: Batch | ServerBatch) -> tuple[int, bool]:
+        earliest, latest = self._span(batch)
+        clamped = min(max(at, earliest), latest)
         return clamped, clamped != at
 
     def _command(self, batch: Batch | ServerBatch, device: Device, command: Command, at: int, clamped: bool) -> str:
@@ -425,8 +440,10 @@ class BatchRun(Run):
             if command.folded not in self.names:
                 self.names[command.folded] = self.new_names[command.folded] = name
             name = self.names[command.folded]
-        what = (self.new_id(), device.device_id, command.op_id, name, command.data)
-        self.events.append(Event(*what, at, batch.received_at, command.extras, command.page, clamped))
+        extras = command.extras.decode() if command.extras else None
+        page = command.page.decode() if command.page else None
+        what = (self.new_id(), device.device_id, command.op_id, name, command.data.decode(), extras, page)
+        self.events.append(Event(*what, at, batch.received_at, clamped))
 
     def _write(self, batch: Batch | ServerBatch, device: Device, command: Writes, at: int) -> None:
         if command.target is not None:
@@ -507,3 +524,10 @@ class BatchRun(Run):
 def _is_relative(row: tuple[str, str, str]) -> bool:
     kind, _, value = row
     return kind in rules.CHANGES or (value == "null" and kind in ("set", "once"))
+
+
+def _only_events(batch: Batch | ServerBatch) -> bool:
+    """Whether a batch of one browser holds nothing but events under the names they came with."""
+    if isinstance(batch, ServerBatch) or batch.other_device:
+        return False
+    return all(type(c) is Track and not c.folded for c in batch.commands)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from copy import copy
 from typing import Any
 
 from gateway.identity.ledger import World, erased
@@ -174,7 +174,7 @@ class Loader:
         for v in visitors:
             if v.visitor_id in self.visitor_rows:
                 continue
-            self.visitor_rows[v.visitor_id] = replace(v)
+            self.visitor_rows[v.visitor_id] = copy(v)
             self.world.add_visitor(v)
         for device in self.world.devices.values():
             device.turns.sort(key=lambda t: (t.started_at, t.ended_at))

@@ -9,6 +9,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -164,11 +165,9 @@ def _fact_row(f: Fact) -> tuple[Any, ...]:
     return (*what, *who, *moved, int(f.erased), INERT if f.inert else IDLE if f.idle else 0, f.request_hash)
 
 
-def _event_row(e: Event) -> tuple[Any, ...]:
-    extras = e.extras.decode() if e.extras else None
-    page = e.page.decode() if e.page else None
-    what = (e.event_id, e.device_id, e.message_id, e.name, e.data.decode(), extras, page)
-    return (*what, e.occurred_at, e.received_at, int(e.clamped))
+def event_row(site_id: int, e: Event) -> tuple[Any, ...]:
+    """A site and an event's columns."""
+    return (site_id, *e[:-1], int(e.clamped))
 
 
 class SqlTransaction(ABC):
@@ -322,7 +321,7 @@ class SqlTransaction(ABC):
         return {r[0]: r[1] for r in await self.fetch(sql, site_id, list(folded))}
 
     async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
-        rows = [(site_id, *_event_row(e)) for e in events]
+        rows = [event_row(site_id, e) for e in events]
         tail = "on conflict (device_id, message_id) do nothing returning event_id"
         return {r[0] for r in await self.insert("events", f"site_id, {COLUMNS['events']}", rows, tail)}
 
@@ -366,8 +365,8 @@ class SqlTransaction(ABC):
         """Inserts rows or, where their key exists, replaces them; the last of several rows with one key counts."""
         names = ["site_id", *(c.strip() for c in columns.split(","))]
         key = KEYS[table]
-        places = [names.index(c) for c in key.split(", ")]
-        kept = {tuple(row[p] for p in places): row for row in ((site_id, *row) for row in rows)}
+        key_of = itemgetter(*(names.index(c) for c in key.split(", ")))
+        kept = {key_of(row): row for row in ((site_id, *row) for row in rows)}
         if not kept:
             return
         rows = [kept[k] for k in sorted(kept)]  # one order for all, so that no two writers wait for each other

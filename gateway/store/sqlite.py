@@ -17,10 +17,10 @@ import aiosqlite
 import msgspec
 
 from gateway.errors import Unavailable
-from gateway.model import Visitor
+from gateway.model import Event, Visitor
 from gateway.store.base import Record
 from gateway.store.database import NODES, SqlStore, migrations
-from gateway.store.sql import Rows, SqlTransaction
+from gateway.store.sql import COLUMNS, Rows, SqlTransaction, event_row
 
 T = TypeVar("T")
 
@@ -79,6 +79,18 @@ class SqliteTransaction(SqlTransaction):
             found += await self._rows(sql, [v for row in rows[start : start + number] for v in row])
             start += number
         return found
+
+    async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
+        """Most events are new: only when some are not is it asked which, instead of having each row given back."""
+        before = self.connection.total_changes
+        rows = [event_row(site_id, e) for e in events]
+        tail = "on conflict (device_id, message_id) do nothing"
+        await self.insert("events", f"site_id, {COLUMNS['events']}", rows, tail)
+        ids = {e.event_id for e in events}
+        if self.connection.total_changes - before == len(rows):
+            return ids
+        sql = "/* events.added */ select event_id from events where event_id = any($1)"
+        return {r[0] for r in await self.fetch(sql, list(ids))}
 
     async def count_events(self, site_id: int, visitor: Visitor) -> tuple[int, int | None, int | None]:
         with self._long():

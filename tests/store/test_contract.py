@@ -43,7 +43,7 @@ async def save(store: Store, **changes: Any) -> None:
 
 
 def event(event_id: int, message_id: str, at: int = 10, device_id: int = LAPTOP) -> Event:
-    return Event(event_id, device_id, message_id, "Viewed", b'{"price":1.5}', at, at + 1)
+    return Event(event_id, device_id, message_id, "Viewed", '{"price":1.5}', None, None, at, at + 1, False)
 
 
 def fact(seq: int, op_id: str, **more: Any) -> Fact:
