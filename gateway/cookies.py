@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import re
 
-from gateway.signing import DEVICE_MAX_AGE
+from gateway.errors import BadToken
+from gateway.signing import DEVICE_MAX_AGE, Signer, device_token, site_of
 
 COOKIE = "__Host-Http-vq"
 DEV_COOKIE = "vq_dev"
 PENDING_LINK = "vq_link"
 OPT_OUT = "vq_optout"
 FORGET_LINK = f"{PENDING_LINK}=; Path=/; Max-Age=0"
+BETWEEN_SITES = "~"
+MAX_SITES = 8
+"""Of how many sites on one host a browser is known at a time; the longest not renewed go first."""
 REFRESH_AFTER = 24 * 3600
 
 
@@ -49,6 +53,24 @@ def read_cookies(header: str, name: str) -> list[str]:
     """The values a Cookie header has for `name`."""
     pairs = (part.strip().partition("=") for part in header.split(";"))
     return [value.strip('"') for key, _, value in pairs if key == name]
+
+
+def read_devices(header: str, name: str) -> list[str]:
+    """The device tokens of a Cookie header: one a site, where several sites share the gateway's host."""
+    return [token for value in read_cookies(header, name) for token in value.split(BETWEEN_SITES)]
+
+
+def device_value(signer: Signer, site_id: int, device_id: int, shown: list[str]) -> str:
+    """The device cookie's value: this site's token, and those that the browser showed of other sites on the host."""
+    others: dict[str, str] = {}
+    for token in shown:
+        try:
+            others.setdefault(site_of(signer, token), token)
+        except BadToken:
+            continue
+    others.pop(str(site_id), None)
+    kept = list(others.values())[: MAX_SITES - 1]
+    return BETWEEN_SITES.join([device_token(signer, site_id, device_id), *kept])
 
 
 def opted_out(header: str) -> bool:

@@ -23,8 +23,10 @@ from gateway.cookies import (
     PENDING_LINK,
     REFRESH_AFTER,
     cookie_name,
+    device_value,
     opted_out,
     read_cookies,
+    read_devices,
     set_cookie,
 )
 from gateway.errors import BadRequest, BadToken, Forbidden, GatewayError, TooLarge
@@ -291,7 +293,9 @@ class Ingest:
         if done.device_id and not fresh:
             token = device_token(self.gateway.signer, page.site.site_id, done.device_id)
             if page.cookie:
-                reply.add("set-cookie", set_cookie(page.cookie, token, third_party=self.third_party))
+                known = read_devices(page.asked.cookie, page.cookie) if page.asked.cookie else []
+                value = device_value(self.gateway.signer, page.site.site_id, done.device_id, known) if known else token
+                reply.add("set-cookie", set_cookie(page.cookie, value, third_party=self.third_party))
             if not shown.by_cookie:
                 reply.data = STATUS_OK | {"device": token}
         if page.link is not None:
@@ -310,7 +314,7 @@ class Ingest:
     def shown_device(self, site: Site, asked: Caller, name: str | None, body: Body) -> Shown:
         """The device a browser proves to be: by its cookie, else by the token it was given while it had none."""
         shown = Shown()
-        for value in read_cookies(asked.cookie, name) if name and asked.cookie else ():
+        for value in read_devices(asked.cookie, name) if name and asked.cookie else ():
             try:
                 shown.device_id, shown.signed_at = self.verified(site, value)
                 shown.by_cookie = True

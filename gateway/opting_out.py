@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.context import Gateway
-from gateway.cookies import FORGET_LINK, OPT_OUT, cookie_name, opted_out, read_cookies, set_cookie
+from gateway.cookies import FORGET_LINK, OPT_OUT, cookie_name, opted_out, read_devices, set_cookie
 from gateway.errors import BadToken, Forbidden
 from gateway.signing import DEVICE_MAX_AGE, read_device_token
 from gateway.web import body_of
@@ -68,7 +68,7 @@ def cookies_for(gateway: Gateway, request: Request, *, out: bool) -> list[str]:
 async def known_since(gateway: Gateway, request: Request) -> int | None:
     """When this browser's cookie was last signed, in seconds since the epoch; None if it has none of ours."""
     name = cookie_name(request.url.scheme, request.headers.get("host", ""))
-    for value in read_cookies(request.headers.get("cookie", ""), name) if name else ():
+    for value in read_devices(request.headers.get("cookie", ""), name) if name else ():
         for site in await gateway.sites.all():
             try:
                 return read_device_token(gateway.signer, site.site_id, value)[1]

@@ -15,11 +15,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.context import Gateway
-from gateway.cookies import PENDING_LINK, cookie_name, read_cookies, set_cookie
+from gateway.cookies import PENDING_LINK, cookie_name, device_value, read_devices, set_cookie
 from gateway.errors import BadToken, GatewayError, NotFound
 from gateway.links import check_target, with_parameter
 from gateway.model import Site
-from gateway.signing import device_token, read_device_token, read_link_token
+from gateway.signing import read_device_token, read_link_token
 from gateway.web import error_answer, wishes_of
 
 PENDING_SECONDS = 600
@@ -71,14 +71,15 @@ async def redirect(gateway: Gateway, token: str, request: Request) -> Response:
         response.headers.append("Set-Cookie", f"{PENDING_LINK}={token}; {attributes}")
         name = cookie_name(request.url.scheme, request.headers.get("host", ""))
         if name and not is_known(gateway, site, request, name):
-            device = device_token(gateway.signer, site.site_id, gateway.new_id())
-            response.headers.append("Set-Cookie", set_cookie(name, device))
+            shown = read_devices(request.headers.get("cookie", ""), name)
+            value = device_value(gateway.signer, site.site_id, gateway.new_id(), shown)
+            response.headers.append("Set-Cookie", set_cookie(name, value))
     return response
 
 
 def is_known(gateway: Gateway, site: Site, request: Request, name: str) -> bool:
     """Whether the browser shows a device cookie of this site."""
-    for value in read_cookies(request.headers.get("cookie", ""), name):
+    for value in read_devices(request.headers.get("cookie", ""), name):
         try:
             read_device_token(gateway.signer, site.site_id, value)
         except BadToken:

@@ -82,6 +82,11 @@ def read_device_token(signer: Signer, site_id: int, token: str) -> tuple[int, in
     return int(device), signed_at
 
 
+def site_of(signer: Signer, token: str) -> str:
+    """The site of a device token. Raises BadToken."""
+    return signer.unsign("device", token, DEVICE_MAX_AGE)[0].partition("-")[0]
+
+
 class LinkPayload(msgspec.Struct, array_like=True, omit_defaults=True):
     """What a link token says: site, identity, where it leads, for which campaign, until when (seconds)."""
 

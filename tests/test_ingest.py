@@ -275,3 +275,35 @@ async def test_any_method_on_any_path_is_never_a_500(driver: Driver, method: str
     for body in (b"", b"{}", b"\x00\xff", b'{"key": "x"}'):
         response = await driver.client.request(method, path, content=body)
         assert response.status_code < 500, response.text
+
+
+async def test_sites_on_one_host_each_know_the_browser_by_one_cookie(driver: Driver) -> None:
+    others = [await driver.gateway.sites.create(f"site {n}", driver.gateway.new_id(), origins=[]) for n in range(9)]
+    tokens = {}
+
+    async def visit(site: Any, op_id: str) -> dict[str, Any]:
+        body = {"key": site.api_key, "commands": [{"id": op_id, "at": 1, "command": ["track", "Seen"]}]}
+        return dict((await driver.client.post("/v1/commands", json=body)).json())
+
+    for site in (driver.site, *others[:3]):
+        tokens[site.name] = (await visit(site, "a"))["device"]
+    for site in (driver.site, *others[:3]):
+        assert await visit(site, "b") == {"status": "ok"}, "it is known by its cookie"
+    assert sorted(driver.client.cookies[COOKIE].split("~")) == sorted(tokens.values())
+    (profile,) = await driver.profiles()
+    assert profile["events"] == 2
+    for n, site in enumerate(others[3:]):
+        await visit(site, f"c{n}")
+    assert len(driver.client.cookies[COOKIE].split("~")) == 8
+    assert len(driver.client.cookies[COOKIE]) < 1000, "far from what a cookie may hold"
+
+
+async def test_what_is_no_token_does_not_stay_in_the_cookie(driver: Driver) -> None:
+    token = (await send(driver, ["track", "Landed"])).json()["device"]
+    driver.client.cookies.clear()
+    other = await driver.gateway.sites.create("other", driver.gateway.new_id(), origins=[])
+    body = {"key": other.api_key, "commands": [TRACK]}
+    cookie = {"Cookie": f"{COOKIE}=junk~{token[:-1]}x~{token}~{token}"}
+    response = await driver.client.post("/v1/commands", json=body, headers=cookie)
+    value = response.headers["set-cookie"].partition("=")[2].partition(";")[0]
+    assert value == f"{response.json()['device']}~{token}"

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from gateway.commands import identity, rows_of
 from gateway.context import Gateway
-from gateway.cookies import COOKIE, DEV_COOKIE, PENDING_LINK, cookie_name, read_cookies, set_cookie
+from gateway.cookies import COOKIE, DEV_COOKIE, PENDING_LINK, cookie_name, read_devices, set_cookie
 from gateway.errors import BadRequest, BadToken
 from gateway.identity.requests import ServerBatch, Track, Writes
 from gateway.links import make_link, with_parameter
@@ -35,7 +35,7 @@ async def ensure_site(gateway: Gateway) -> Site:
 def device_of(gateway: Gateway, site: Site, request: Request) -> int | None:
     """The device that the request's cookie names; None without a cookie that the gateway signed."""
     name = cookie_name(request.url.scheme, request.headers.get("host", ""))
-    for value in read_cookies(request.headers.get("cookie", ""), name) if name else ():
+    for value in read_devices(request.headers.get("cookie", ""), name) if name else ():
         try:
             return read_device_token(gateway.signer, site.site_id, value)[0]
         except BadToken:
