@@ -193,16 +193,15 @@ class Access:
 
     async def make_setup_token(self) -> str:
         """A token that makes an admin, once; only its digest is kept."""
-        token = secrets.token_urlsafe(24)
-        kept = msgspec.json.encode([digest(token), now()]).decode()
+        token, kept = _new_setup()
         await self.gateway.store.set_config(SETUP, kept)
         return token
 
     async def check_setup_token(self, token: str) -> str:
         """What is kept of a token that is still good. Raises Forbidden for any other."""
         kept = await self.gateway.store.config(SETUP) or '["", 0]'
-        expected, made_at = msgspec.json.decode(kept, type=tuple[str, int])
-        if not secrets.compare_digest(digest(token), expected) or now() - made_at > SETUP_AGE:
+        expected, _ = msgspec.json.decode(kept, type=tuple[str, int])
+        if not secrets.compare_digest(digest(token), expected) or _age(kept) > SETUP_AGE:
             raise Forbidden("this link was used already, or is too old", "make a new one: gateway console-token")
         return kept
 
@@ -218,13 +217,27 @@ class Access:
         return await self.create(name, password, "admin", [])
 
     async def announce(self) -> None:
-        """Logs, once for each new database, the link by which somebody becomes its first admin."""
-        kept = await self.gateway.store.config(SETUP)
-        fresh = kept is not None and now() - msgspec.json.decode(kept, type=tuple[str, int])[1] < SETUP_AGE
-        if fresh or await self.accounts.users():
+        """Logs the link by which somebody becomes the first admin: once, whichever process comes first."""
+        store = self.gateway.store
+        kept = await store.config(SETUP)
+        if await self.accounts.users() or (kept is not None and _age(kept) < SETUP_AGE):
             return
-        link = setup_link(self.gateway, await self.make_setup_token())
-        log.warning("The console has no user yet. This link makes its first admin, once, within a day: %s", link)
+        if kept is not None and not await self.accounts.spend(SETUP, kept):
+            return
+        token, mine = _new_setup()
+        if await store.set_config(SETUP, mine, only_if_absent=True) == mine:
+            link = setup_link(self.gateway, token)
+            log.warning("The console has no user yet. This link makes its first admin, once, within a day: %s", link)
+
+
+def _new_setup() -> tuple[str, str]:
+    """A setup token, and what is kept of it."""
+    token = secrets.token_urlsafe(24)
+    return token, msgspec.json.encode([digest(token), now()]).decode()
+
+
+def _age(kept: str) -> int:
+    return now() - msgspec.json.decode(kept, type=tuple[str, int])[1]
 
 
 def setup_link(gateway: Gateway, token: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -48,6 +49,24 @@ async def test_a_setup_link_is_good_for_a_day(desk: Desk, monkeypatch: pytest.Mo
     token = await desk.access.make_setup_token()
     monkeypatch.setattr(rules, "now", lambda: now() + rules.SETUP_AGE + 1)
     assert (await desk.get(f"/console/setup?token={token}")).status_code == 403
+
+
+async def test_of_many_processes_one_logs_a_link_that_works(database: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with desk_of(database) as desk:
+        others = [rules.Access(desk.driver.gateway) for _ in range(5)]
+        await asyncio.gather(*(each.announce() for each in others))
+        (token,) = re.findall(r"token=([\w-]+)", caplog.text)
+        assert (await desk.get(f"/console/setup?token={token}")).status_code == 200
+
+
+async def test_a_link_that_nobody_used_is_made_anew_after_a_day(
+    desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.access.announce()
+    await desk.access.announce()
+    monkeypatch.setattr(rules, "now", lambda: now() + rules.SETUP_AGE + 1)
+    await desk.access.announce()
+    assert len(re.findall(r"token=([\w-]+)", caplog.text)) == 2
 
 
 def test_the_gateway_logs_the_link_once_and_keeps_only_its_digest(tmp_path: Path) -> None:
