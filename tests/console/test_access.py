@@ -317,6 +317,18 @@ def test_every_form_has_a_word_for_the_audit_log() -> None:
     assert [p for p in PAGES if p.method == "POST" and not p.action] == []
 
 
+async def test_below_a_path_of_a_shops_host_every_address_keeps_the_path(desk: Desk) -> None:
+    desk.driver.gateway.settings.public_url = "https://gateway.test/t"
+    await desk.access.create("ann", PASSWORD, "admin", [])
+    away = await desk.client.get("/console/users")  # a proxy takes the /t off
+    assert away.headers["location"] == "/t/console/login?next=%2Ft%2Fconsole%2Fusers"
+    form = {"name": "ann", "password": PASSWORD, "next": "/t/console/users"}
+    response = await desk.client.post("/console/login", data=form, headers={"Origin": "https://gateway.test"})
+    assert response.headers["location"] == "/t/console/users"
+    page = (await desk.client.get("/console/users")).text
+    assert re.findall(r'(?:href|src|action)="(?!/t/console/|#|data:,)([^"]+)"', page) == []
+
+
 async def test_every_answer_has_the_headers(desk: Desk) -> None:
     await desk.log_in()
     for path in ("/console/users", "/console/nowhere", "people"):

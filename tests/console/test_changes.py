@@ -6,16 +6,25 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from tests.console.desk import Desk, desk_of
 
+both = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+
 
 @pytest.fixture
-async def desk(database: str) -> AsyncIterator[Desk]:
+def kind() -> str:
+    """The database; a test marked `both` runs on each."""
+    return "sqlite"
+
+
+@pytest.fixture
+async def desk(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Desk]:
     """alice, bob and carl with devices of their own; alice and bob show one address."""
-    async with desk_of(database) as desk:
+    async with desk_of(tmp_path if kind == "sqlite" else request.getfixturevalue("postgres_url")) as desk:
         pushed = [
             ("laptop", ["user", {"id": "alice", "email": "jo@x.io", "plan": "pro"}]),
             ("laptop", ["track", "Purchased"]),
@@ -92,6 +101,7 @@ async def test_who_changed_since_the_preview_is_previewed_again(desk: Desk) -> N
     assert await id_of(desk, "u:carl") == alice
 
 
+@both
 async def test_a_merge_is_undone_and_only_force_merges_again(desk: Desk) -> None:
     alice, bob = await id_of(desk, "u:alice"), await id_of(desk, "u:bob")
     await merge(desk, alice, bob)
@@ -113,6 +123,7 @@ async def test_a_merge_is_undone_and_only_force_merges_again(desk: Desk) -> None
     assert await id_of(desk, "u:bob") == alice
 
 
+@both
 async def test_one_device_is_taken_off(desk: Desk) -> None:
     alice, bob = await id_of(desk, "u:alice"), await id_of(desk, "u:bob")
     await merge(desk, alice, bob)
@@ -125,6 +136,7 @@ async def test_one_device_is_taken_off(desk: Desk) -> None:
     assert await desk.driver.events("d:phone") == ["Looked"]
 
 
+@both
 async def test_reset_says_how_many_and_can_be_taken_back(desk: Desk) -> None:
     alice, bob = await id_of(desk, "u:alice"), await id_of(desk, "u:bob")
     await merge(desk, alice, bob)
@@ -143,6 +155,7 @@ async def test_reset_says_how_many_and_can_be_taken_back(desk: Desk) -> None:
     assert await id_of(desk, "u:bob") == alice
 
 
+@both
 async def test_deletion_wants_the_name_typed(desk: Desk) -> None:
     bob = await id_of(desk, "u:bob")
     await desk.get(f"people/{bob}/delete")
@@ -164,6 +177,7 @@ async def hold(desk: Desk) -> None:
     await desk.driver.push("kiosk", ["reidentify", "dora", "alice"], "claim", desk.driver.time(None))
 
 
+@both
 @pytest.mark.parametrize("what", ["approve", "reject"])
 async def test_held_merges_are_decided(desk: Desk, what: str) -> None:
     await desk.get("held")
@@ -188,6 +202,7 @@ async def test_a_viewer_cannot_decide(desk: Desk) -> None:
     assert await id_of(desk, "u:dora") != await id_of(desk, "u:alice")
 
 
+@both
 async def test_duplicates_are_merged_in_a_batch_and_all_taken_back(desk: Desk) -> None:
     alice, bob = await id_of(desk, "u:alice"), await id_of(desk, "u:bob")
     await desk.get("duplicates")
