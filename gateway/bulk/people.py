@@ -223,6 +223,7 @@ class Import:
                 tell(self.state.rows, self.table.position)
                 if number % SAVED_EVERY == 0:
                     await self._save()
+                    gc.collect()
             under_way = asyncio.create_task(self._keep_all(ready))
         if under_way is not None:
             await under_way
@@ -285,13 +286,13 @@ class Import:
 
 @contextmanager
 def rarely_collected() -> Iterator[None]:
-    """Rows make many objects and hardly a cycle: looking for cycles as often as usual costs a fifth of an import."""
-    usual = gc.get_threshold()
-    gc.set_threshold(50_000, 10, 10)
+    """Looking for cycles among the many objects of a row as often as usual costs a fifth of an import: it is done at
+    each save instead, so that memory does not grow."""
+    gc.disable()
     try:
         yield
     finally:
-        gc.set_threshold(*usual)
+        gc.enable()
 
 
 def chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
