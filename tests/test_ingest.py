@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,8 +17,8 @@ TRACK = {"id": "0193-a", "at": 0, "command": ["track", "Purchased", {"total": 12
 
 
 @pytest.fixture
-async def driver(tmp_path: Path) -> AsyncIterator[Driver]:
-    async with opened(load({}, database=f"sqlite:///{tmp_path / 'gateway.db'}")) as gateway:
+async def driver(database: str) -> AsyncIterator[Driver]:
+    async with opened(load({}, database=database)) as gateway:
         site = await gateway.sites.create("shop", gateway.new_id(), origins=["https://www.shop.example"])
         transport = httpx.ASGITransport(app=make_app(gateway), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="https://gateway.test") as client:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx
 import pytest
 import schemathesis
@@ -12,7 +14,18 @@ from gateway.api.calls import Call
 from gateway.api.native import CALLS
 from tests.server import GatewayServer
 
-EXAMPLES = 20
+EXAMPLES = {"sqlite": 20, "postgres": 5}
+
+
+@pytest.fixture(scope="module", params=EXAMPLES)
+def gateway_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayServer]:
+    """A running gateway, once on each kind of database."""
+    environment = {}
+    if request.param == "postgres":
+        environment["GATEWAY_DATABASE"] = request.getfixturevalue("postgres").new_database()
+    with GatewayServer(tmp_path_factory.mktemp("gateway"), environment=environment) as server:
+        yield server
+        server.command("check")
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +41,13 @@ def described(gateway_server: GatewayServer) -> schemathesis.BaseSchema:
 
 
 @pytest.mark.parametrize("call", CALLS, ids=[f"{c.method} {c.path}" for c in CALLS])
-def test_every_answer_is_as_described(described: schemathesis.BaseSchema, call: Call) -> None:
+def test_every_answer_is_as_described(
+    described: schemathesis.BaseSchema, call: Call, request: pytest.FixtureRequest
+) -> None:
     operation = described[call.path][call.method]
+    examples = EXAMPLES[request.node.callspec.params["gateway_server"]]
 
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy())
     def validate(case: schemathesis.Case) -> None:
         # Whether an id names anybody, or may be one at all, no schema can say: a refusal with a hint is a good answer.

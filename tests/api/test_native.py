@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -10,9 +9,9 @@ from tests.driver import Driver, driving
 
 
 @pytest.fixture
-async def shop(tmp_path: Path) -> AsyncIterator[Driver]:
+async def shop(database: str) -> AsyncIterator[Driver]:
     """alice on one browser with a purchase, bob on another, and a visitor nobody knows."""
-    async with driving(tmp_path) as driver:
+    async with driving(database) as driver:
         pushed = [
             ("laptop", ["track", "Landed"]),
             ("laptop", ["user", {"id": "alice", "email": "jo@x.io", "plan": "pro"}]),
