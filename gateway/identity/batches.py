@@ -253,7 +253,7 @@ class BatchRun(Run):
         turn = rules.turn_at(device.turns, at)
         if turn is None or identity is None or not turn.known or turn.home != identity.home:
             return False
-        if self._clock_jumped(device, batch):  # it may land in another turn
+        if self._clock_jumped(device, batch) or at < identity.since:  # it may land in another turn, or be the first
             return False
         return all((v.last_seen or 0) <= at for v in device.turns)  # else it is late
 

@@ -62,6 +62,7 @@ class Loader:
             self.home_rows |= await self.tx.homes(self.site_id, missing)
             self.world.homes |= {k: h for k, h in self.home_rows.items() if k in missing}
         homes = {self.world.homes[k] for k in missing if k in self.world.homes}
+        await self.tx.lock(self.site_id, homes)  # whoever names the value again writes that profile's row
         await self._profiles({i.home for i in found} | homes)
         if homes:
             await self.graph(homes)
