@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from gateway import __version__, cli_bulk, cli_export, cli_feed, cli_pages, cli_upkeep, cli_users
+from gateway import __version__, bench_stores, cli_bulk, cli_export, cli_feed, cli_pages, cli_upkeep, cli_users
 from gateway import bench_merge as merging
 from gateway.bench_ingest import bench
 from gateway.commands import identity
@@ -290,6 +290,28 @@ def bench_ingest(
     out.print(table)
     if output:
         output.write_bytes(msgspec.json.encode(rows))
+
+
+@bench_app.command("stores")
+def bench_both_stores(
+    postgres: Annotated[str, typer.Argument(help="postgresql://… of a server on which it may create databases")],
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="of load for each figure")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """What a durable request costs on SQLite and PostgreSQL, with one gateway and with three, in one run."""
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task("measuring")
+        report = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+        costs = asyncio.run(bench_stores.bench(postgres, seconds, report))
+    if as_json:
+        print_json(costs)
+        return
+    table = Table("load", "SQLite/s", "CPU us", "PostgreSQL/s", "x", "CPU x", "3 gateways/s", "x", "CPU x")
+    for c in costs:
+        one = (f"{c.postgres_rate:.0f}", f"{c.postgres_rate / c.sqlite_rate:.2f}", f"{c.postgres_us / c.sqlite_us:.2f}")
+        many = (f"{c.fleet_rate:.0f}", f"{c.fleet_rate / c.postgres_rate:.2f}", f"{c.fleet_us / c.postgres_us:.2f}")
+        table.add_row(c.load, f"{c.sqlite_rate:.0f}", f"{c.sqlite_us:.0f}", *one, *many)
+    out.print(table)
 
 
 @bench_app.command("merge")

@@ -22,7 +22,7 @@ DISTRIBUTED = {
 }
 """Tables that grow with the visitors of a site, and the column by which a sharded database spreads their rows."""
 
-LOCAL = ("migrations", "config")
+LOCAL = ("migrations", "config", "outbox", "receivers", "dead_letters")
 """Tables that are only read and written where the gateway connects to."""
 
 
