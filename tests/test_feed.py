@@ -4,13 +4,12 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 
 from gateway.app import make_store, opened
@@ -263,11 +262,15 @@ async def test_a_reader_misses_nothing_of_three_gateways(postgres_url: str) -> N
 
 
 def test_a_reader_that_waits_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    with GatewayServer(tmp_path) as server, ThreadPoolExecutor(1) as pool:
+    with GatewayServer(tmp_path) as server:
         headers = {"Authorization": f"Bearer {server.site()['secret_key']}"}
-        waiting = pool.submit(httpx.get, f"{server.url}/v1/feed?wait=25", headers=headers, timeout=30, trust_env=False)
-        time.sleep(0.3)
+        reader = HTTPConnection("127.0.0.1", server.port, timeout=30)
+        reader.request("GET", "/v1/feed", headers=headers)
+        assert json.loads(reader.getresponse().read()) == {"entries": [], "next": "0"}
+        reader.request("GET", "/v1/feed?wait=25", headers=headers)
+        assert server.is_ready()  # what was sent before is read by now
         began = time.monotonic()
-        server.stop(timeout=15)
-        assert time.monotonic() - began < 6
-        assert waiting.result().json() == {"entries": [], "next": "0"}
+        server.stop(timeout=20)
+        assert time.monotonic() - began < 9, "it was cut off, not answered"
+        assert json.loads(reader.getresponse().read()) == {"entries": [], "next": "0"}
+        reader.close()
