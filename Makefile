@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow lint format wheel clean browsers clients databases proxies
+.PHONY: help demo serve bench test test-slow lint format wheel clean browsers clients databases proxies
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: $(VENV)/installed-test  ## ruff and mypy only
 format: $(VENV)/installed-test  ## rewrite the Python files in the project's style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench: $(VENV)/installed  ## what a durable event costs beside an empty route; figures in bench.json
+	@$(BIN)/gateway bench ingest --offered 5000 --output bench.json
 
 wheel: $(VENV)/installed-test  ## build the wheel into dist/
 	@$(PIP) wheel --no-deps --wheel-dir dist .

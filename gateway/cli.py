@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Column, Table
 
-from gateway import __version__, bench_stores, cli_bulk, cli_export, cli_feed, cli_pages, cli_upkeep, cli_users
-from gateway import bench_merge as merging
-from gateway.bench_ingest import bench
+from gateway import __version__, cli_bench, cli_bulk, cli_export, cli_feed, cli_pages, cli_upkeep, cli_users
 from gateway.commands import identity
 from gateway.context import Gateway
 from gateway.errors import BadRequest, GatewayError
@@ -34,10 +29,9 @@ from gateway.sites import auth_token, check_kind, check_origin, check_time_zone
 from gateway.terminal import AsJson, Database, err, out, print_json, site_named, with_gateway
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A first-party tracking gateway for websites.")
-bench_app = typer.Typer(no_args_is_help=True, help="Measure this gateway on this machine.")
 site_app = typer.Typer(no_args_is_help=True, help="Sites and their keys.")
 app.add_typer(site_app, name="site")
-app.add_typer(bench_app, name="bench")
+app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_bulk.app)
 app.add_typer(cli_upkeep.app)
 app.add_typer(cli_pages.app)
@@ -268,73 +262,6 @@ def link(
         print_json(made)
     else:
         typer.echo(made["url"])
-
-
-# --- measuring it -----------------------------------------------------------------------------------------------------
-
-
-@bench_app.command("ingest")
-def bench_ingest(
-    requests: Annotated[int, typer.Option(min=1000, help="of single events, per round")] = 24_000,
-    connections: Annotated[int, typer.Option(min=1, max=512)] = 128,
-    rounds: Annotated[int, typer.Option(min=1, max=20)] = 3,
-    offered: Annotated[int, typer.Option(min=0, help="also single events at this many a second; 0: not")] = 0,
-    output: Annotated[Path | None, typer.Option(help="write the figures to this JSON file")] = None,
-) -> None:
-    """What a durable event costs beside an empty route on the same server, in one run."""
-    rows = bench(requests, connections, rounds, offered)
-    table = Table("load", "requests/s", "CPU us/request", "x empty route", "x per event", "p50 ms", "p99 ms")
-    for r in rows:
-        figures = (f"{r.per_second:.0f}", f"{r.cpu_us:.1f}", f"{r.ratio:.2f}", f"{r.ratio_per_event:.2f}")
-        table.add_row(r.name, *figures, f"{r.p50_ms:.1f}", f"{r.p99_ms:.1f}")
-    out.print(table)
-    if output:
-        output.write_bytes(msgspec.json.encode(rows))
-
-
-@bench_app.command("stores")
-def bench_both_stores(
-    postgres: Annotated[str, typer.Argument(help="postgresql://… of a server on which it may create databases")],
-    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="of load for each figure")] = 5,
-    as_json: AsJson = False,
-) -> None:
-    """What a durable request costs on SQLite and PostgreSQL, with one gateway and with three, in one run."""
-    with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("measuring")
-        report = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
-        costs = asyncio.run(bench_stores.bench(postgres, seconds, report))
-    if as_json:
-        print_json(costs)
-        return
-    table = Table("load", "SQLite/s", "CPU us", "PostgreSQL/s", "x", "CPU x", "3 gateways/s", "x", "CPU x")
-    for c in costs:
-        one = (f"{c.postgres_rate:.0f}", f"{c.postgres_rate / c.sqlite_rate:.2f}", f"{c.postgres_us / c.sqlite_us:.2f}")
-        many = (f"{c.fleet_rate:.0f}", f"{c.fleet_rate / c.postgres_rate:.2f}", f"{c.fleet_us / c.postgres_us:.2f}")
-        table.add_row(c.load, f"{c.sqlite_rate:.0f}", f"{c.sqlite_us:.0f}", *one, *many)
-    out.print(table)
-
-
-@bench_app.command("merge")
-def bench_merge(
-    million: Annotated[bool, typer.Option("--million", help="also a profile of a million events")] = False,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="merges and undoings of each profile")] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """What a merge and its undoing cost for profiles of very different size, in one run."""
-    with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("filling a database")
-        report = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
-        costs = asyncio.run(merging.bench(million=million, rounds=rounds, report=report))
-    if as_json:
-        print_json(costs)
-        return
-    table = Table("events", "merge ms", "x", "undo ms", "x", "latest 50 ms", "x")
-    for c in costs.sizes:
-        merge, undo = (f"{c.merge_ms:.2f}", f"{c.merge_ratio:.2f}"), (f"{c.undo_ms:.2f}", f"{c.undo_ratio:.2f}")
-        table.add_row(f"{c.events:,}", *merge, *undo, f"{c.latest_ms:.2f}", f"{c.latest_ratio:.2f}")
-    out.print(table)
-    everywhere = f"{costs.devices} devices and {costs.devices_events:,} events"
-    out.print(f"The latest 50 events of somebody with {everywhere}: {costs.devices_latest_ms:.2f} ms")
 
 
 @app.command()
