@@ -25,7 +25,7 @@ from gateway.record import Replay, Replayed, read_lines
 from gateway.serving import run_server
 from gateway.settings import load
 from gateway.signing import new_secret
-from gateway.sites import auth_token, check_kind, check_origin, check_time_zone
+from gateway.sites import auth_token, check_kind, check_link_param, check_origin, check_time_zone
 from gateway.terminal import AsJson, Database, err, out, print_json, site_named, with_gateway
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A first-party tracking gateway for websites.")
@@ -150,6 +150,7 @@ def site_keys(site: Site) -> dict[str, Any]:
 def show_site(site: Site) -> None:
     """Prints a site's keys for a person: plain lines, so that nothing is cut and all can be copied."""
     shown = site_keys(site) | {"origins": ", ".join(site.origins) or "any page may send", "trust": site.trust}
+    shown |= {"link_param": site.link_param, "gpc": site.gpc}
     for name, value in shown.items():
         typer.echo(f"{name:<11} {value}")
 
@@ -209,7 +210,8 @@ def set_site(
         site = await site_named(gateway, name)
         if trust is not None and trust not in ("guarded", "strict", "open"):
             raise BadRequest(f"trust cannot be {trust!r}", "use guarded, strict or open")
-        given = {"trust": trust, "link_param": link_param, "device_cap": device_cap}
+        given = {"trust": trust, "device_cap": device_cap}
+        given["link_param"] = check_link_param(link_param) if link_param is not None else None
         given["origins"] = [check_origin(o) for o in origin] if origin else None  # type: ignore[assignment]
         given["identity_kinds"] = [check_kind(k) for k in identity_kind] if identity_kind else None  # type: ignore[assignment]
         given["time_zone"] = check_time_zone(time_zone) if time_zone else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import secrets
 import time
 from typing import Any
@@ -93,6 +94,13 @@ def check_origin(origin: str) -> str:
     if scheme not in ("http", "https") or not rest or "/" in rest or "@" in rest or "*" in rest:
         raise BadRequest(f"{origin!r} is not an origin", "write it as https://www.shop.example")
     return f"{scheme}://{rest}".lower()
+
+
+def check_link_param(name: str) -> str:
+    """A name for the link parameter. Raises BadRequest for one that needs encoding or means something else."""
+    if not re.fullmatch(r"[A-Za-z0-9_.~-]{1,64}", name) or name in ("vero_conv", "conv_id"):
+        raise BadRequest(f"the link parameter cannot be called {name!r}", "use letters, digits and _, such as vid")
+    return name
 
 
 def check_kind(kind: str) -> str:

@@ -19,6 +19,7 @@ from gateway.links import check_target
 from gateway.model import Site
 from gateway.settings import load
 from gateway.signing import LinkPayload, link_token
+from gateway.sites import check_link_param
 from tests.driver import Driver
 
 ORIGINS = ["https://www.shop.example", "http://shop.localhost:8080", "https://xn--mnchen-3ya.example"]
@@ -289,8 +290,14 @@ async def test_a_link_followed_by_somebody_known_changes_nothing(driver: Driver)
     assert await driver.find("u:jo@x.io") is None or (await driver.events("u:jo@x.io")) == []
 
 
+@pytest.mark.parametrize("name", ["", "a b", "a=b", "a&b", "'", "vero_conv", "conv_id", "é", "x" * 65, "a\n"])
+def test_a_parameter_has_a_name_that_every_address_can_hold(name: str) -> None:
+    with pytest.raises(BadRequest, match="link parameter"):
+        check_link_param(name)
+
+
 async def test_the_parameters_name_is_the_sites_own(driver: Driver) -> None:
-    driver.site.settings["link_param"] = "who"
+    driver.site.settings["link_param"] = check_link_param("who")
     await driver.gateway.sites.save(driver.site)
     link = await made(driver)
     assert link["url"] == f"{SHOP}/sale?a=1&who={link['token']}#top"
