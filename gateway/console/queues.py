@@ -9,7 +9,16 @@ from collections.abc import Awaitable, Callable
 
 from starlette.responses import Response
 
-from gateway.bulk.merges import Group, Merged, duplicates, merge_groups, operations_of, undo_batch
+from gateway.bulk.merges import (
+    RULES,
+    Group,
+    Merged,
+    duplicates,
+    merge_groups,
+    operations_of,
+    target_of,
+    undo_batch,
+)
 from gateway.console.calls import Asked, Page
 from gateway.console.changes import reason_of, said
 from gateway.console.words import count
@@ -67,17 +76,36 @@ async def find_duplicates(asked: Asked) -> Response:
     return await asked.show("duplicates.html", groups=listed, total=len(groups))
 
 
-async def merge_duplicates(asked: Asked) -> Response:
-    """Begins a batch of the ticked groups; its page shows how far it is."""
-    chosen = asked.form.getlist("group")
+async def ticked(asked: Asked) -> list[Group]:
+    """The groups of the form that were ticked, each with whom to keep."""
     known = {g.email: g for g in await duplicates(asked.gateway, asked.site)}
     groups: list[Group] = []
-    for n in chosen:
+    for n in asked.form.getlist("group"):
         group, keep = known.get(asked.form.get(f"email-{n}", "")), asked.form.get(f"keep-{n}", "")
         if group is not None and keep in group.profiles:
             groups.append(Group(group.email, group.profiles, keep))
+    return groups
+
+
+async def by_rule(asked: Asked, rule: str) -> list[Group]:
+    """All groups for which a rule says whom to keep."""
+    if rule not in RULES:
+        raise BadRequest("there is no such rule", "choose one of the list")
+    groups = await duplicates(asked.gateway, asked.site)
+    people = await asked.reader.people({int(p) for g in groups for p in g.profiles})
+    for group in groups:
+        members = [people[int(p)] for p in group.profiles if int(p) in people]
+        group.target = target_of(rule, members)[0] if members else ""
+    return [g for g in groups if g.target]
+
+
+async def merge_duplicates(asked: Asked) -> Response:
+    """Begins a batch of the ticked groups, or of all that a rule decides; its page shows how far it is."""
+    rule = asked.form.get("rule", "")
+    groups = await (by_rule(asked, rule) if rule else ticked(asked))
     if not groups:
-        raise BadRequest("no group was ticked", "tick those that are one person")
+        hint = "decide them one by one" if rule else "tick those that are one person"
+        raise BadRequest("the rule decides about none of them" if rule else "no group was ticked", hint)
     batch, total = f"console-{secrets.token_hex(6)}", sum(len(g.profiles) - 1 for g in groups)
     asked.about(f"batch {batch}", count(total, "merge"))
 

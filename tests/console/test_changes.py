@@ -230,6 +230,27 @@ async def until_it_says(desk: Desk, path: str, text: str) -> None:
         await desk.get(path)
 
 
+async def test_all_duplicates_are_merged_by_a_rule_which_leaves_what_is_doubtful(desk: Desk) -> None:
+    for n, who in enumerate(("mail0@y.io", "7000", "mail1@y.io", "mail2@y.io")):
+        command = ["user", {"id": who, "email": f"same{n // 2}@y.io"}]
+        await desk.driver.push(f"more{n}", command, f"more{n}", desk.driver.time(None))
+    await desk.get("duplicates")
+    assert "All 3 groups at once" in desk.text
+    response = await desk.post("duplicates", {"rule": "customer-number"})
+    await until_it_says(desk, response.url.path, "Done 1 of 1 merge carried out")
+    assert await id_of(desk, "u:mail0@y.io") == await id_of(desk, "u:7000")
+    assert await id_of(desk, "u:alice") != await id_of(desk, "u:bob")
+    await desk.get("duplicates")
+    response = await desk.post("duplicates", {"rule": "newest"})
+    await until_it_says(desk, response.url.path, "Done 1 of 1 merge carried out")
+    assert await id_of(desk, "u:mail1@y.io") == await id_of(desk, "u:mail2@y.io")
+    await desk.get("duplicates")
+    assert (await desk.post("duplicates", {"rule": "newest"})).status_code == 400
+    assert "The rule decides about none of them" in desk.text
+    await desk.get("duplicates")
+    assert (await desk.post("duplicates", {"rule": "oldest"})).status_code == 400
+
+
 async def test_a_batch_of_another_site_is_not_shown(desk: Desk) -> None:
     bob = await id_of(desk, "u:bob")
     await desk.get("duplicates")
