@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.context import Gateway
 from gateway.errors import BadRequest, GatewayError, Gone
@@ -30,6 +31,7 @@ LOOK_AGAIN = 0.25
 NOBODY = 2.0
 """Seconds until it looks again whether there is something to send, or anybody to send to."""
 
+SCHEMES = ("http", "https", "nats", "tls")
 MAX_ATTEMPTS = 20
 LONGEST_WAIT = 3600.0
 AWAY = 2.0
@@ -43,11 +45,20 @@ def is_nats(url: str) -> bool:
     return url.startswith(("nats://", "tls://"))
 
 
+def _names_a_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        return parts.scheme in SCHEMES and bool(host) and parts.port != 0 and len(url) <= 2048
+    except ValueError:
+        return False
+
+
 async def new_receiver(
     gateway: Gateway, site: Site, url: str, *, subject: str, secret: str | None, attempts: int, oldest: bool
 ) -> Receiver:
     """Adds a receiver to a site, from now on or from the oldest entry that is kept. Raises BadRequest for a bad URL."""
-    if not url.startswith(("http://", "https://", "nats://", "tls://")) or len(url) > 2048:
+    if not _names_a_host(url):
         raise BadRequest("a receiver needs a URL", "https://… for a webhook, nats://… or tls://… for NATS JetStream")
     if any(c in subject for c in " *>\t\r\n") or subject.startswith(".") or subject.endswith("."):
         raise BadRequest(f"{subject!r} is no subject to publish under", "write it as shop.events")

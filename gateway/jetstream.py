@@ -58,7 +58,7 @@ class JetStream:
                 raise error
         except MaxPayloadError as error:
             raise Failed("an entry is larger than the server takes") from error
-        except (Error, APIError, OSError, TimeoutError) as error:
+        except (Error, APIError, OSError, ValueError, TimeoutError) as error:
             await self._forget(url)
             refused = isinstance(error, APIError) and (error.code or 503) < 500
             raise Failed(f"{type(error).__name__}: {error}".rstrip(": "), counts=refused) from error

@@ -75,7 +75,7 @@ class Webhooks:
                 self._client.stream("POST", url, content=body, headers=headers) as response,
             ):
                 status = response.status_code
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, TimeoutError) as error:
             raise Failed(f"{type(error).__name__}: {error}".rstrip(": ")) from error
         if not 200 <= status < 300:
             raise Failed(f"the answer was {status}")

@@ -113,6 +113,18 @@ async def test_what_was_refused_is_sent_again_as_it_was(shop: Driver, hook: Webh
     assert len({body for _, body in hook.requests[:4]}) == 1
 
 
+async def test_one_large_commit_goes_out_in_parts(shop: Driver, hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "BATCH", 3)
+    hook.refuse = 1
+    await add(shop, hook.url)
+    names = [f"m{n}" for n in range(8)]
+    commands = [Track(name, now(), "", name="Viewed") for name in names]
+    await shop.gateway.writer.commands(Batch(shop.site, shop.gateway.new_id(), commands, now()))
+    await until(lambda: messages(hook)[-1:] == ["m7"])
+    assert messages(hook) == names[:3] + names
+    assert [len(json.loads(body)["entries"]) for _, body in hook.requests] == [3, 3, 3, 2]
+
+
 async def test_after_the_last_attempt_it_is_a_dead_letter_that_can_be_sent_again(shop: Driver, hook: Webhook) -> None:
     hook.refuse = 2
     made = await add(shop, hook.url, max_attempts=2)
@@ -154,6 +166,9 @@ async def test_two_processes_send_once(shop: Driver, hook: Webhook) -> None:
     ("body", "named"),
     [
         ({"url": "ftp://x"}, "https://"),
+        ({"url": "https://"}, "https://"),
+        ({"url": "http://[x"}, "https://"),
+        ({"url": "nats://x:99999"}, "nats://"),
         ({"url": "https://x", "secret": "abc"}, "whsec_"),
         ({"url": "nats://x", "subject": "a b"}, "shop.events"),
     ],

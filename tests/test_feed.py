@@ -77,7 +77,7 @@ async def kept(driver: Driver) -> dict[str, tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("case", CASES[::3], ids=[c["id"] for c in CASES[::3]])
+@pytest.mark.parametrize("case", CASES[::4], ids=[c["id"] for c in CASES[::4]])
 async def test_whoever_follows_the_feed_knows_who_is_who(case: dict[str, Any], tmp_path: Path) -> None:
     """Read operation by operation, and all at the end: both come to what the gateway says."""
     follower, after = Follower(), Cursor()

@@ -14,7 +14,7 @@ from gateway.api.calls import Call
 from gateway.api.native import CALLS
 from tests.server import GatewayServer
 
-EXAMPLES = {"sqlite": 20, "postgres": 5}
+EXAMPLES = {"sqlite": 15, "postgres": 5}
 
 
 @pytest.fixture(scope="module", params=EXAMPLES)
