@@ -257,7 +257,7 @@ class PostgresStore(SqlStore):
             except Again:
                 pass
             except CONFLICTS as error:
-                log.debug("done again: %s", error)
+                log.debug("done again after %s", type(error).__name__)  # its text may name somebody
             except AWAY as error:
                 raise _unavailable("written", error) from error
         raise Unavailable("too many others write about the same people now", "send the same request again")
