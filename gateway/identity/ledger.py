@@ -1,9 +1,5 @@
 """The fold: from facts, in the order they were committed, to who is who now.
 
-Profiles are the connected components of a small graph. Its nodes are profile ids: one per visitor (its own) and one per
-identity (its home). A visitor's claim joins its own node with the identity's; a merge joins two nodes; undoing a merge
-takes the edge away and joins again what is left.
-
 `World.apply` folds one fact after the other into the loaded part of a site and decides its flags on the way; `without`
 does so again over the profiles around an undone fact. `refold` makes a whole site from its ledger at once, with the
 flags as they were decided: that both come to the same is what `gateway check` verifies.
@@ -13,10 +9,24 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from gateway.identity import rules
+from gateway.identity.facts import (
+    DEVICE_KINDS,
+    GRAPH_KINDS,
+    JOINED,
+    about,
+    erased,
+    established,
+    joined_through,
+    mentions,
+    only_linked,
+    outside,
+    release,
+)
+from gateway.identity.graph import Edge, Graph
 from gateway.model import (
     APPEND,
     GHOST,
@@ -30,192 +40,25 @@ from gateway.model import (
     Identity,
     Key,
     Proof,
-    Release,
     Site,
     Visitor,
 )
 
-DEVICE_KINDS = ("login", "link", "logout", "reidentify")
-GRAPH_KINDS = ("merge", "reidentify", "demerge", "unlink", "undo", "delete")
-JOINED = ("merged", "renamed", "aliased", "reserved")
+__all__ = ["GRAPH_KINDS", "JOINED", "World", "erased", "established", "joined_through", "refold"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Edge:
-    """`source` joined `target` at `seq`; the target's profile id survives."""
-
-    seq: int
-    target: int
-    source: int
-
-
-def mentions(fact: Fact) -> list[tuple[int, Proof]]:
-    """Which of a fact's identities exist because of it, and how well it proves them: (position, proof).
-
-    What stayed a ghost names nobody. A link names somebody only as long as a visitor is held by it: see `only_linked`.
-    """
-    proof = fact.proof or Proof.CLAIMED
-    said = fact.kind in ("login", "reidentify") and fact.device_id != SERVER_DEVICE and not fact.flags & GHOST
-    found: list[int] = []
-    if fact.kind == "merge":
-        found, proof = [0, 1], Proof.CLAIMED
-    elif fact.kind == "reidentify" and fact.detail.get("join") in JOINED:
-        found = [0, 1]
-    elif said or (fact.kind == "reidentify" and fact.device_id == SERVER_DEVICE and fact.outcome == "held"):
-        found = [0]  # what waits is between two profiles that exist
-    names = fact.identities
-    return [(n, proof) for n in found if n < len(names) and (key := names[n]) is not None and key[0] != GONE]
-
-
-def only_linked(key: Key, home: int, visitors: Iterable[Visitor]) -> Identity | None:
-    """The identity that links alone give, None if no visitor is held by one (any more)."""
-    holders = [v for v in visitors if v.claim == key]
-    if not holders:
-        return None
-    proof = max(v.proof or Proof.LINK_RAW for v in holders)
-    return Identity(key, home, proof, min(v.claim_at for v in holders))
-
-
-def release(fact: Fact, device_id: int, dead: Collection[int]) -> Release | None:
-    """What a demerge or unlink means for a device. A demerge holds for devices that nobody knew of at the time, too.
-
-    Where the turns that left were given to somebody who is `dead` by now, each that is still there is by itself.
-    """
-    released = fact.detail.get("released", {})
-    if str(device_id) in released:
-        anchor, at = released[str(device_id)]
-    elif fact.kind == "demerge":
-        anchor, at = 0, fact.at
-    else:
-        return None
-    return Release(at, fact.seq, frozenset(fact.detail["nodes"]), 0 if anchor in dead else anchor)
-
-
-def established(facts: Iterable[Fact], servers: dict[int, bool] | None = None) -> dict[Key, Identity]:
-    """The identities that facts in force give, each with its best proof, since its first mention.
-
-    `servers` tells the pseudo-devices of server-side traffic, so that each identity is given its own.
-    """
-    steps: list[tuple[int, int, Fact]] = []
-    for fact in facts:
-        named = fact.detail.get("named", fact.seq)
-        steps.append((fact.seq, 0, fact))
-        if named != fact.seq:  # it took hold later, when the time line was cut again
-            steps.append((named, 1, fact))
-    found: dict[Key, Identity] = {}
-    for seq, _, fact in sorted(steps, key=lambda s: s[:2]):
-        for kind, value, _ in fact.detail.get("dropped", ()):
-            found.pop((kind, value), None)
-        for n, proof in mentions(fact):
-            key = fact.identities[n]
-            assert key is not None
-            if seq != fact.seq and n:
-                continue
-            identity = found.setdefault(key, Identity(key, fact.homes[n], proof, fact.at))
-            identity.proof, identity.since = max(identity.proof, proof), min(identity.since, fact.at)
-            serves = fact.kind == "login" and not fact.flags & TENTATIVE
-            if serves and servers and servers.get(fact.device_id):
-                identity.server_device = fact.device_id
-    return found
-
-
-class World:
-    """The loaded part of one site: devices with their visitors, identities, and the graph of profiles."""
+class World(Graph):
+    """The loaded part of one site as its facts make it."""
 
     def __init__(self, site: Site) -> None:
-        self.site = site
-        self.devices: dict[int, Device] = {}
-        self.identities: dict[Key, Identity] = {}
-        self.roots: dict[int, int] = {}
-        self.members: dict[int, set[int]] = {}
-        self.edges: defaultdict[int, set[Edge]] = defaultdict(set)
-        self.calls: defaultdict[int, set[tuple[int, Key]]] = defaultdict(set)
-        self.graph_facts: dict[int, Fact] = {}
-        self.exclusions: defaultdict[int, set[int]] = defaultdict(set)
+        super().__init__(site)
         self.tokens: defaultdict[str, set[int]] = defaultdict(set)
         self.void: set[str] = set()
-        self.at_home: defaultdict[int, dict[int, Visitor]] = defaultdict(dict)
-        self.named: defaultdict[int, set[Key]] = defaultdict(set)
-        self.turn_of: dict[int, Visitor] = {}
-        self.homes: dict[Key, int] = {}
-        self.dead: set[int] = set()
-        self.touched: set[int] = set()
         self.recut: set[int] = set()
         self.gone: set[int] = set()  # visitors that went, and their counters with them, also if they came back
         self.core: set[int] | None = None
         self.without_seq = 0
         self.seq = 0
-
-    # --- reading ---------------------------------------------------------------------------------------------
-
-    def root(self, node: int) -> int:
-        """The profile id that `node` resolves to now."""
-        return self.roots.get(node, node)
-
-    def component(self, node: int) -> set[int]:
-        """All nodes of the profile that `node` belongs to."""
-        return self.members.get(self.root(node), {node})
-
-    def visitors(self, node: int) -> list[Visitor]:
-        """The visitors of the profile that `node` belongs to."""
-        return [v for n in self.component(node) for v in self.at_home[n].values()]
-
-    def identities_of(self, node: int) -> list[Identity]:
-        """The identities of the profile that `node` belongs to, earliest first."""
-        found = [self.identities[k] for n in self.component(node) for k in self.named[n]]
-        return sorted(found, key=lambda i: (i.since, i.key))
-
-    def browsers(self, node: int) -> set[int]:
-        """The browsers that count against the device cap: those with a visitor that is not merely tentative."""
-        return {v.device_id for v in self.visitors(node) if not v.tentative and not self.devices[v.device_id].server}
-
-    def primary(self, node: int) -> Key | None:
-        """The identity the profile is called by."""
-        calls = {call for n in self.component(node) for call in self.calls[n]}
-        return rules.primary(calls, self.identities_of(node))
-
-    def live(self, node: int) -> bool:
-        """Whether the profile exists for anybody who asks: it has a name, or something was seen of it."""
-        return bool(self.identities_of(node)) or any(v.first_seen is not None for v in self.visitors(node))
-
-    def excluded(self, a: int, b: int) -> bool:
-        """Whether an undone merge keeps the two profiles apart."""
-        right = self.component(b)
-        return any(self.exclusions[n] & right for n in self.component(a))
-
-    def home_of(self, key: Key) -> int:
-        """The profile id that a value was given when it was first named, 0 if it never was."""
-        identity = self.identities.get(key)
-        return identity.home if identity else self.homes.get(key, 0)
-
-    def node_of(self, turn: Visitor) -> int:
-        """The profile id that stands for who is on a device: a link decides nothing that would outlast it."""
-        return turn.visitor_id if turn.tentative else turn.home
-
-    def releases(self, device_id: int) -> list[Release]:
-        """What took this device off a profile."""
-        return [r for f in self.graph_facts.values() if (r := release(f, device_id, self.dead)) is not None]
-
-    # --- loading ---------------------------------------------------------------------------------------------
-
-    def add_node(self, node: int, root: int | None = None) -> None:
-        """Makes a profile id known; a new one is its own root."""
-        if node in self.roots:
-            return
-        root = node if root is None else root
-        self.roots[node] = root
-        self.members.setdefault(root, set()).add(node)
-
-    def add_identity(self, identity: Identity) -> None:
-        """Makes an identity known."""
-        self.identities[identity.key] = identity
-        self.named[identity.home].add(identity.key)
-        self.add_node(identity.home)
-
-    def add_visitor(self, visitor: Visitor) -> None:
-        """Puts a visitor of a known device into the world."""
-        self.devices[visitor.device_id].turns.append(visitor)
-        self._place(visitor)
 
     def add_device(self, device: Device, *, new: bool = False) -> Device:
         """Makes a device known; a new one starts with one anonymous visitor that nobody has seen yet."""
@@ -224,14 +67,6 @@ class World:
             device.complete = True
             self.cut(device)
         return device
-
-    def _place(self, visitor: Visitor) -> None:
-        self.at_home[visitor.home][visitor.visitor_id] = visitor
-        self.turn_of[visitor.visitor_id] = visitor
-
-    def _displace(self, visitor: Visitor) -> None:
-        self.at_home[visitor.home].pop(visitor.visitor_id, None)
-        self.turn_of.pop(visitor.visitor_id, None)
 
     # --- folding ---------------------------------------------------------------------------------------------
 
@@ -338,7 +173,7 @@ class World:
             node = todo.pop()
             edges = self.edges[node] | joins[node]
             for visitor in (*self.at_home[node].values(), *filter(None, [self.turn_of.get(node)])):
-                if visitor is not turn and visitor.home != visitor.visitor_id and self._attached(visitor):
+                if visitor is not turn and visitor.home != visitor.visitor_id and self.attached(visitor):
                     edges.add(Edge(visitor.claim_seq, visitor.home, visitor.visitor_id))
             near = {n for e in edges for n in (e.target, e.source)}
             used |= edges
@@ -349,12 +184,6 @@ class World:
             return None
         fact.detail["through"] = {"edges": [[e.seq, e.target, e.source] for e in sorted(used)], "named": sorted(named)}
         return seen
-
-    def _attached(self, visitor: Visitor) -> bool:
-        """Whether a visitor's own profile id goes where it went: one that took part in a merge does not."""
-        if visitor.claim is not None:
-            return True
-        return visitor.visitor_id not in self.dead and not self.edges[visitor.visitor_id]
 
     def cut(self, device: Device) -> None:
         """Cuts the device's time line again and joins the profiles that this concerns."""
@@ -374,11 +203,11 @@ class World:
             self.gone.add(gone.visitor_id)
             self.recut.add(device.device_id)
             concerned |= self.component(gone.home) | self.component(gone.visitor_id)
-            self._displace(gone)
+            self.displace(gone)
         device.turns = turns
         claims ^= {(v.visitor_id, v.claim, v.home, v.claim_seq) for v in turns if v.claim}
         self.settle((claim, home) for _, claim, home, _ in claims)
-        self._regroup(concerned)
+        self.regroup(concerned)
 
     def settle(self, claims: Iterable[tuple[Key, int]]) -> None:
         """Identities that are known from links alone come and go with the visitors held by these links."""
@@ -393,20 +222,14 @@ class World:
                 self.forget(identity)
             self.touched.add(home)
 
-    def forget(self, identity: Identity) -> None:
-        """An identity that is no more; its value keeps the profile id."""
-        del self.identities[identity.key]
-        self.named[identity.home].discard(identity.key)
-        self.homes[identity.key] = identity.home
-
     def _replace(self, device: Device, old: Visitor | None, new: Visitor) -> set[int]:
         """Puts a visitor in the place of its former self; returns the nodes to join again if its claim changed."""
         concerned: set[int] = set()
         if old is not None:
-            self._displace(old)
+            self.displace(old)
             if (old.home, old.claim_seq) != (new.home, new.claim_seq):
                 concerned |= self.component(old.home) | self.component(old.visitor_id)
-        self._place(new)
+        self.place(new)
         if old is None or concerned:
             if new.claim is not None:
                 self._name(device, new)
@@ -442,7 +265,7 @@ class World:
                 self.cut(device)
         concerned |= self._drop(fact)
         concerned |= {v.home for n in concerned if (v := self.turn_of.get(n))}
-        self._regroup({n for c in concerned for n in self.component(c)})
+        self.regroup({n for c in concerned for n in self.component(c)})
 
     def _drop(self, fact: Fact) -> set[int]:
         """Takes away the identities that a fact drops."""
@@ -457,76 +280,6 @@ class World:
             for kind, value, home in fact.detail.get("rehomed", ()):
                 self.homes[kind, value] = home
         return concerned
-
-    def fold_edges(self, fact: Fact) -> set[int]:
-        """Folds what a fact does to edges and exclusions; returns nodes whose profiles must be joined again."""
-        detail = fact.detail
-        if fact.kind == "delete":
-            self._bury(detail["nodes"])
-            return set()
-        concerned: set[int] = set()
-        if detail.get("target") and detail.get("source"):
-            concerned |= self._join(Edge(fact.seq, detail["target"], detail["source"]))
-        if detail.get("primary") and detail.get("target"):
-            self.calls[detail["target"]].add((fact.seq, (detail["primary"][0], detail["primary"][1])))
-            concerned |= self.component(detail["target"])
-        for node in detail.get("severed", ()):
-            concerned |= self.component(node)
-            for edge in list(self.edges[node]):
-                self.edges[edge.target].discard(edge)
-                self.edges[edge.source].discard(edge)
-        for a, b in detail.get("joined", ()):
-            concerned |= self._join(Edge(fact.seq, a, b))
-        for a, b in detail.get("excluded", ()):
-            if not {a, b} & self.dead:
-                self.exclusions[a].add(b)
-                self.exclusions[b].add(a)
-        for a, b in detail.get("lifted", ()):
-            self.exclusions[a].discard(b)
-            self.exclusions[b].discard(a)
-        return concerned
-
-    def _join(self, edge: Edge) -> set[int]:
-        if edge.target in self.dead or edge.source in self.dead:
-            return set()
-        self.edges[edge.target].add(edge)
-        self.edges[edge.source].add(edge)
-        return self.component(edge.target) | self.component(edge.source)
-
-    def _bury(self, nodes: Iterable[int]) -> None:
-        """Takes the profile ids of a deleted person out of the graph for good."""
-        for node in nodes:
-            self.dead.add(node)
-            for edge in self.edges.pop(node, set()):
-                self.edges[edge.target if edge.source == node else edge.source].discard(edge)
-            for other in self.exclusions.pop(node, ()):
-                self.exclusions[other].discard(node)
-            self.calls.pop(node, None)
-
-    def _regroup(self, nodes: set[int]) -> None:
-        """Joins the given nodes afresh: all edges and claims among them, in the order of their facts."""
-        nodes = nodes & self.roots.keys()
-        edges = {e for n in nodes for e in self.edges[n]}
-        for node in nodes:
-            for visitor in self.at_home[node].values():
-                if visitor.home != visitor.visitor_id and self._attached(visitor):
-                    edges.add(Edge(visitor.claim_seq, visitor.home, visitor.visitor_id))
-        parent = {n: n for n in nodes}
-
-        def find(n: int) -> int:
-            while parent[n] != n:
-                parent[n] = n = parent[parent[n]]
-            return n
-
-        for edge in sorted(edges):
-            if edge.target in parent and edge.source in parent:
-                parent[find(edge.source)] = find(edge.target)
-        for node in nodes:
-            self.members.pop(self.roots.get(node, node), None)
-        for node in nodes:
-            self.roots[node] = find(node)
-            self.members.setdefault(self.roots[node], set()).add(node)
-        self.touched |= nodes
 
     def _apply_delete(self, fact: Fact) -> None:
         self.graph_facts[fact.seq] = fact
@@ -592,7 +345,7 @@ class World:
                     again._name(again.devices[device.device_id], visitor)
         turns = [v for d in folded for v in (*d.turns, *again.devices[d.device_id].turns)]
         again.settle((v.claim, v.home) for v in turns if v.claim)
-        again._regroup(set(again.roots))
+        again.regroup(set(again.roots))
         for device in folded:
             for visitor in again.devices[device.device_id].turns:
                 old = next((v for v in device.turns if v.visitor_id == visitor.visitor_id), None)
@@ -608,28 +361,6 @@ class World:
         back = {(x, y) for a, b in undone.detail.get("lifted", ()) for x, y in ((a, b), (b, a))}
         for a, others in self.exclusions.items():
             self.exclusions[a] = {b for b in others if b in before.exclusions[a] or (a, b) in back}
-
-
-def outside(device: Device) -> list[Fact]:
-    """A device's facts without those in the stretches of deleted people."""
-    return [f for f in device.facts if not erased(device, f)]
-
-
-def erased(device: Device, fact: Fact) -> bool:
-    """Whether a fact lies in the stretch of a deleted person: then only what it says about others counts."""
-    return any(e.started_at <= fact.at < e.ended_at for e in device.erasures)
-
-
-def about(device: Device, nodes: set[int]) -> bool:
-    """Whether a device belongs to any of the profile ids, or something was said on it about them."""
-    return any(v.home in nodes for v in device.turns) or any(
-        nodes & {*f.homes, *joined_through(f)} for f in device.facts
-    )
-
-
-def joined_through(fact: Fact) -> set[int]:
-    """The profile ids through which the visitor of a device fact was somebody else's."""
-    return {n for _, *nodes in fact.detail.get("through", {}).get("edges", ()) for n in nodes}
 
 
 def refold(site: Site, devices: Sequence[Device], facts: Iterable[Fact], void: Iterable[str]) -> World:
@@ -656,7 +387,7 @@ def refold(site: Site, devices: Sequence[Device], facts: Iterable[Fact], void: I
         cuts = [r for f in parting if (r := release(f, device.device_id, world.dead)) is not None]
         device.turns = rules.cut(device.device_id, device.facts, cuts, device.erasures, frozenset(world.void))
         for visitor in device.turns:
-            world._place(visitor)
+            world.place(visitor)
             world.add_node(visitor.home)
             world.add_node(visitor.visitor_id)
     for edges in world.edges.values():
@@ -670,5 +401,5 @@ def refold(site: Site, devices: Sequence[Device], facts: Iterable[Fact], void: I
             linked = only_linked(visitor.claim, visitor.home, world.at_home[visitor.home].values())
             assert linked is not None
             world.add_identity(linked)
-    world._regroup(set(world.roots))
+    world.regroup(set(world.roots))
     return world
