@@ -56,17 +56,18 @@ def committed(driver: Driver) -> list[Request]:
     return requests
 
 
-async def test_by_default_gpc_keeps_links_from_identifying_and_says_so_in_the_ledger(driver: Driver) -> None:
-    link = await link_for(driver, "jo@x.io")
-    requests = committed(driver)
-    await send(driver, ["track", "Landed"], ["link", link["token"]], ["link", "raw@x.io"], headers=GPC)
-    facts = (await driver.api("GET", "/v1/ledger?kind=link&outcome=noop")).json()["facts"]
-    assert [(f["outcome"], f["identities"]) for f in facts] == [("noop", []), ("noop", [])]
-    assert {f["reason"] for f in facts} == {"this browser sends Global Privacy Control"}
-    (profile,) = await driver.profiles()
-    assert (profile["identities"], profile["events"]) == ([], 1)
-    assert [r.private for r in requests] == [True]
-    await driver.check_refold()
+async def test_by_default_gpc_keeps_links_from_identifying_and_says_so_in_the_ledger(database: str) -> None:
+    async with driving(database) as driver:
+        link = await link_for(driver, "jo@x.io")
+        requests = committed(driver)
+        await send(driver, ["track", "Landed"], ["link", link["token"]], ["link", "raw@x.io"], headers=GPC)
+        facts = (await driver.api("GET", "/v1/ledger?kind=link&outcome=noop")).json()["facts"]
+        assert [(f["outcome"], f["identities"]) for f in facts] == [("noop", []), ("noop", [])]
+        assert {f["reason"] for f in facts} == {"this browser sends Global Privacy Control"}
+        (profile,) = await driver.profiles()
+        assert (profile["identities"], profile["events"]) == ([], 1)
+        assert [r.private for r in requests] == [True]
+        await driver.check_refold()
 
 
 async def test_a_login_still_works_with_gpc(driver: Driver) -> None:
