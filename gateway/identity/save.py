@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable
 
 from gateway.identity import rules
@@ -15,6 +16,7 @@ from gateway.model import (
     Fact,
     Profile,
     Site,
+    Visitor,
     Write,
     now,
 )
@@ -79,14 +81,18 @@ class Run:
         await self.tx.save(self.site.site_id, changes)
 
     async def _recount(self) -> None:
-        """Counts again the visitors whose stretch changed under what was already there."""
+        """Counts again the visitors whose stretch changed under what was there already, or came just before."""
+        rows: defaultdict[int, dict[int, Visitor]] = defaultdict(dict)
+        for row in self.loader.visitor_rows.values():
+            rows[row.device_id][row.visitor_id] = row
         for device_id in self.world.recut:
-            device = self.world.devices[device_id]
-            if device_id not in {v.device_id for v in self.loader.visitor_rows.values()}:
+            device, old = self.world.devices[device_id], rows[device_id]
+            if not old and len(device.turns) == 1:
                 continue
-            old = {i: v for i, v in self.loader.visitor_rows.items() if v.device_id == device_id}
             last = max((v.last_seen or 0 for v in old.values()), default=0)
             last = max([last, *(e.occurred_at for e in self.events if e.device_id == device_id)])
+            last = max([last, *(w.at for w in self.writes if w.device_id == device_id)])
+            last = max([last, *(f.at for f in self.decider.facts if f.device_id == device_id)])
             for turn in device.turns:
                 was = old.get(turn.visitor_id) if turn.visitor_id not in self.world.gone else None
                 same = was is not None and (was.started_at, was.ended_at) == (turn.started_at, turn.ended_at)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.identity.requests import Batch, Command, Link, Login, Logout, Track, Writes
 from gateway.model import Proof
-from tests.identity.lab import SECOND, START, Lab, name
+from tests.identity.lab import SECOND, START, Lab, name, run
 
 PEOPLE = ("alice", "bob@x.io", "42")
 
@@ -163,4 +163,26 @@ def test_a_device_is_whoever_is_on_it_now_also_when_the_other_was_there_before(l
     lab.login(2, "bob")
     assert lab.merge("alice", 2) == "merged"
     assert lab.same("alice", "bob")
+    lab.check()
+
+
+@pytest.mark.parametrize("what", ["track", "put", "login"])
+@pytest.mark.parametrize("known", [False, True])
+def test_what_came_before_a_late_fact_in_one_group_is_seen_where_it_belongs(
+    lab: Lab, what: str, *, known: bool
+) -> None:
+    if known:
+        lab.track(1, "before")
+    at = lab.clock() + 10 * SECOND
+    first: Command = Track("t", at, name="t")
+    if what == "put":
+        first = Writes("t", at, rows=[("tag", "vip", "true")])
+    elif what == "login":
+        first = Login("t", at, key=name("bob"))
+    late: list[Command] = [Login("a", at - 2 * SECOND, key=name("alice")), Logout("o", at - SECOND)]
+    lab.ask(*(Batch(lab.site, 1, [c], at) for c in [first, *late]))
+    turns = [v for p in run(lab.reader().search(""))["profiles"] for v in p["visitors"]]
+    assert len(turns) == 2
+    assert all(v["first_seen"] for v in turns)
+    assert lab.events("alice") == ["before"] * known
     lab.check()
