@@ -30,7 +30,9 @@ SETUP = "console_setup"
 SETUP_AGE = 24 * 3600 * SECOND
 WINDOW = 15 * 60 * SECOND
 FAILURES_PER_NETWORK = 20
-FAILURES_PER_USER = 10
+FAILURES_PER_USER = 100
+FAILURES_PER_BOTH = 10
+"""Wrong passwords in a `WINDOW`: few for a user from one network, many from all: one guesser locks nobody out."""
 FAILED = "login failed"
 
 MIN_PASSWORD = 12
@@ -157,8 +159,8 @@ class Access:
 
     async def _check_rate(self, address: str, user: User | None) -> None:
         since = now() - WINDOW
-        near, same = await self.accounts.failures(FAILED, since, address, user.user_id if user else -1)
-        if near >= FAILURES_PER_NETWORK or same >= FAILURES_PER_USER:
+        near, same, both = await self.accounts.failures(FAILED, since, address, user.user_id if user else -1)
+        if near >= FAILURES_PER_NETWORK or same >= FAILURES_PER_USER or both >= FAILURES_PER_BOTH:
             minutes = WINDOW // SECOND // 60
             message = "too many wrong passwords"
             raise TooMany(message, f"try again in {minutes} minutes", retry_after=WINDOW // SECOND)

@@ -166,15 +166,17 @@ class Accounts:
         rows = await self.store.read(sql, action, subject)
         return Entry(**rows[0]) if rows else None
 
-    async def failures(self, action: str, since: int, address: str, user_id: int) -> tuple[int, int]:
-        """How often an action was noted lately: from one address, and for one user."""
+    async def failures(self, action: str, since: int, address: str, user_id: int) -> tuple[int, int, int]:
+        """How often an action was noted lately: from one address, for one user, and for that user from there."""
         sql = (
-            "/* console_audit.failures */ select coalesce(sum(case when address = $3 then 1 else 0 end), 0) as near,"
-            " coalesce(sum(case when user_id = $4 then 1 else 0 end), 0) as same from console_audit"
-            " where action = $1 and at > $2"
+            "/* console_audit.failures */ select address, user_id, count(*) as times from console_audit"
+            " where action = $1 and at > $2 and (address = $3 or user_id = $4) group by address, user_id"
         )
-        row = (await self.store.read(sql, action, since, address, user_id))[0]
-        return int(row["near"]), int(row["same"])
+        rows = await self.store.read(sql, action, since, address, user_id)
+        near = sum(r["times"] for r in rows if r["address"] == address)
+        same = sum(r["times"] for r in rows if r["user_id"] == user_id)
+        both = sum(r["times"] for r in rows if r["address"] == address and r["user_id"] == user_id)
+        return near, same, both
 
 
 def _user(row: Record) -> User:

@@ -120,15 +120,35 @@ async def test_wrong_passwords_and_unknown_names_look_the_same(desk: Desk) -> No
 
 
 async def test_guessing_is_stopped_also_with_the_right_password(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "FAILURES_PER_USER", 3)
     await desk.access.create("ann", PASSWORD, "admin", [])
-    for _ in range(3):
+    for _ in range(rules.FAILURES_PER_BOTH):
         assert (await desk.post("/console/login", {"name": "ann", "password": "x"})).status_code == 401
     stopped = await desk.post("/console/login", {"name": "ann", "password": PASSWORD})
     assert stopped.status_code == 429
     assert stopped.headers["retry-after"] == "900"
     monkeypatch.setattr(rules, "now", lambda: now() + rules.WINDOW + 1)
     assert (await desk.post("/console/login", {"name": "ann", "password": PASSWORD})).status_code == 200
+
+
+async def test_a_guesser_on_one_network_locks_nobody_out_elsewhere(desk: Desk) -> None:
+    user = await desk.access.create("ann", PASSWORD, "admin", [])
+    for n in range(rules.FAILURES_PER_NETWORK):
+        with pytest.raises(rules.Unauthorized):
+            await desk.access.log_in("ann" if n < 5 else f"nobody{n}", "x", "10.0.0.0/24")
+    for name in ("ann", "nobody"):
+        with pytest.raises(rules.TooMany):
+            await desk.access.log_in(name, PASSWORD, "10.0.0.0/24")
+    assert (await desk.access.log_in("ann", PASSWORD, "192.0.2.0/24")).user_id == user.user_id
+
+
+async def test_guessing_from_many_networks_is_stopped_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "FAILURES_PER_USER", 12)
+    await desk.access.create("ann", PASSWORD, "admin", [])
+    for n in range(12):
+        with pytest.raises(rules.Unauthorized):
+            await desk.access.log_in("ann", "x", f"10.0.{n}.0/24")
+    with pytest.raises(rules.TooMany):
+        await desk.access.log_in("ann", PASSWORD, "192.0.2.0/24")
 
 
 async def test_what_is_typed_as_a_name_is_not_kept(desk: Desk) -> None:
