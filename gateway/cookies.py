@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from gateway.errors import BadToken
 from gateway.signing import DEVICE_MAX_AGE, Signer, device_token, site_of
@@ -42,6 +43,7 @@ def maybe_one_site(a: str, b: str) -> bool:
     return ends[0] == ends[1] and len(ends[0]) == 2
 
 
+@lru_cache(maxsize=1024)
 def cookie_name(scheme: str, host: str) -> str | None:
     """The name of the device cookie on this connection; None where no cookie can work."""
     if scheme == "https":

@@ -69,8 +69,9 @@ class Direct:
             return
         self.response_started = self.response_complete = True
         lines = [STATUS_LINE[reply.status]]
-        for name, value in (*self.default_headers, *reply.headers):
+        for name, value in self.default_headers:
             lines += (name, b": ", value, b"\r\n")
+        lines.append(reply.wire)
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         lines += (b"\r\n", reply.body)

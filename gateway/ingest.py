@@ -81,6 +81,14 @@ class Reply:
     data: object
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes = b""
+    _wire: bytes = b""
+
+    @property
+    def wire(self) -> bytes:
+        """The headers as they are sent, once they are complete."""
+        if not self._wire:
+            self._wire = b"".join([part for name, value in self.headers for part in (name, b": ", value, b"\r\n")])
+        return self._wire
 
     def add(self, name: str, value: str) -> None:
         """Adds a header."""
@@ -166,7 +174,7 @@ class Ingest:
             reply = await self._answer(scope["method"], asked, receive)
         except Exception as error:
             reply = self._refused(asked, error)
-        self._finish(asked, reply)
+        reply = self._finish(asked, reply)
         await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
         await send({"type": "http.response.body", "body": reply.body})
 
@@ -244,6 +252,8 @@ class Ingest:
     def _finish(self, asked: Caller, reply: Reply) -> Reply:
         """Counts the answer and writes its body and last headers."""
         self.tally.respond("commands", reply.status)
+        if reply is TAKEN:
+            return taken(asked.origin)
         reply.headers += origin_headers(asked.origin)
         if reply.data is not None:
             reply.body = OK if reply.data is STATUS_OK else _encode(reply.data)
@@ -288,6 +298,8 @@ class Ingest:
         for observer in self.gateway.observers:
             kept = (page.body, batch.commands, done.outcomes, skipped, done.device_id, batch.received_at)
             observer.pushed(Pushed(page.site, *kept, batch.measured, shown.other, page.link, batch.private))
+        if shown.by_cookie and not skipped and page.link is None and time.time() - shown.signed_at < REFRESH_AFTER:
+            return TAKEN
         reply = Reply(202, STATUS_OK, [NO_STORE])
         fresh = shown.by_cookie and time.time() - shown.signed_at < REFRESH_AFTER
         if done.device_id and not fresh:
@@ -361,6 +373,17 @@ def preflight() -> Reply:
     reply.add("access-control-allow-headers", "content-type")
     reply.add("access-control-max-age", str(PREFLIGHT_SECONDS))
     return reply
+
+
+TAKEN = Reply(202, STATUS_OK)
+"""Stands for the answer to a browser that has its cookie, as almost all have; see `taken`."""
+
+
+@lru_cache(maxsize=1024)
+def taken(origin: str) -> Reply:
+    """The usual answer to a page of an origin, made once. Nobody adds to it."""
+    headers = [NO_STORE, *origin_headers(origin), JSON, (b"content-length", b"%d" % len(OK))]
+    return Reply(202, STATUS_OK, headers, OK)
 
 
 @lru_cache(maxsize=1024)
