@@ -79,10 +79,13 @@ class Feed:
     async def wait(self, after: Cursor, limit: int, seconds: float, wanted: Callable[[], Awaitable[bool]]) -> Page:
         """The same, but looks again for so long if there is nothing, as long as the answer is `wanted`."""
         deadline = asyncio.get_running_loop().time() + seconds
-        page = await self.page(after, limit)
+        page, seen = await self.page(after, limit), -1
         while not page.entries and asyncio.get_running_loop().time() < deadline and await wanted():
-            await asyncio.sleep(LOOK_AGAIN)
-            page = await self.page(page.next, limit)
+            settled, _ = await self.store.settled()
+            if settled != seen:  # there is something, perhaps of another site
+                page, seen = await self.page(page.next, limit), settled
+            else:
+                await asyncio.sleep(LOOK_AGAIN)
         return page
 
     async def _told(self, rows: Sequence[Record], after: Cursor, limit: int, until: Cursor | None) -> Page:

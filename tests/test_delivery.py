@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -205,6 +206,20 @@ def test_a_gateway_killed_while_it_sends_loses_nothing(tmp_path: Path, hook: Web
         again = hook.requests[1]
         assert (again[0]["webhook-id"], again[1]) == (first[0][0]["webhook-id"], first[0][1])
         assert "It took everything" in server.command("receiver", "dead", "shop", receiver).stdout
+
+
+def test_a_process_of_its_own_sends_when_the_gateway_is_not_to(tmp_path: Path, hook: Webhook) -> None:
+    with GatewayServer(tmp_path, environment={"GATEWAY_DELIVER": "off"}) as server:
+        site = server.site("shop")
+        server.api(site).post("/v1/receivers", json={"url": hook.url}).raise_for_status()
+        body = {"key": site["api_key"], "commands": [{"id": "a", "command": ["track", "Viewed"]}]}
+        httpx.post(f"{server.url}/v1/commands", json=body, trust_env=False).raise_for_status()
+        command = [server.python, "-m", "gateway", "deliver"]
+        with subprocess.Popen(command, cwd=tmp_path, env=server._environment, stdin=subprocess.DEVNULL) as sender:
+            assert messages(hook) == []
+            wait_for(lambda: messages(hook) == ["a"], timeout=30)
+            sender.terminate()
+            assert sender.wait(20) == 0
 
 
 def test_receivers_on_the_command_line(tmp_path: Path) -> None:
