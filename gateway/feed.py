@@ -138,13 +138,15 @@ class Feed:
         if not told:
             return {}
         events = ", ".join(f"e.{c.strip()}" for c in COLUMNS["events"].split(","))
+        # Cross joins keep SQLite from beginning with the site's visitors; PostgreSQL knows better by itself.
         sql = (
             f"/* events.told */ select {events}, v.visitor_id, v.tentative, d.server, coalesce(p.root, v.home) as root"
-            " from events e join visitors v on v.site_id = e.site_id and v.device_id = e.device_id"
-            " and v.started_at <= e.occurred_at and v.ended_at > e.occurred_at"
-            " join devices d on d.site_id = e.site_id and d.device_id = e.device_id"
+            " from events e cross join visitors v cross join devices d"
             " left join profiles p on p.site_id = v.site_id and p.profile_id = v.home"
             " where e.site_id = $1 and e.event_id = any($2)"
+            " and v.site_id = e.site_id and v.device_id = e.device_id"
+            " and v.started_at <= e.occurred_at and v.ended_at > e.occurred_at"
+            " and d.site_id = e.site_id and d.device_id = e.device_id"
         )
         rows = {r["event_id"]: r for r in await self.store.read(sql, self.site_id, [e for _, e in told])}
         found = {}
