@@ -186,7 +186,7 @@ def kept(folder: Path) -> int:
 
 
 def test_a_restart_under_load_refuses_nobody_and_loses_nothing(tmp_path: Path) -> None:
-    visitors = restarted_under_load(tmp_path, 2)
+    visitors = restarted_under_load(tmp_path, 1)
     assert visitors.failures == []
     assert set(visitors.statuses) == {202}
     assert visitors.answered <= kept(tmp_path) <= visitors.answered + visitors.again

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import namedtuple
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -15,42 +13,34 @@ from gateway import status
 from gateway.settings import load
 from gateway.status import BAD, NOTE, WELL, Status, address_of, amount, judged, span, summed
 from tests.server import GatewayServer
+from tests.test_bulk import Shell
 
 Usage = namedtuple("Usage", "total used free")
 
 
-def told(server: GatewayServer, *arguments: str, ok: bool) -> dict[str, Any]:
-    done = server.command("status", "--url", server.url, "--json", *arguments, check=False)
-    assert done.returncode == (not ok), done.stdout + done.stderr
-    said: dict[str, Any] = json.loads(done.stdout)
-    assert said["ok"] is ok
-    return said
-
-
-def test_a_gateway_at_work_is_well_and_a_stopped_one_is_not(tmp_path: Path) -> None:
+def test_a_gateway_at_work_is_well_and_a_stopped_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = Shell(tmp_path, monkeypatch)
+    api_key = shell.json("site", "create", "shop")["api_key"]
     with GatewayServer(tmp_path) as server:
-        site = server.site("shop")
         entry = {"id": "a", "at": time.time() * 1000, "command": ["track", "Visited"]}
-        body = {"key": site["api_key"], "commands": [entry]}
+        body = {"key": api_key, "commands": [entry]}
         assert httpx.post(f"{server.url}/v1/commands", json=body, trust_env=False).status_code == 202
-        said = told(server, ok=True)
+        said = shell.json("status", "--url", server.url)
+        assert said["ok"]
         states = {line["what"]: (line["state"], line["said"]) for line in said["lines"]}
         assert states["gateway"][1].startswith(f"ready at {server.url}")
         assert states["site shop"][0] == WELL
         assert states["commands"][1] == "1 of 1 accepted are durable"
         assert said["numbers"]["sites"]["shop"]["held_merges"] == 0
         assert said["numbers"]["database_bytes"] > 0
-        screen = server.command("status", "--url", server.url).stdout
-        assert "All is well." in screen
-        server.stop()
-        assert "does not answer" in told(server, ok=False)["lines"][0]["said"]
-        server.start()
+        assert "All is well." in shell("status", "--url", server.url).stdout
+    said = shell.json("status", "--url", server.url, code=1)
+    assert not said["ok"]
+    assert "does not answer" in said["lines"][0]["said"]
 
 
-def test_without_a_database_it_says_so_and_makes_none(tmp_path: Path) -> None:
-    server = GatewayServer(tmp_path)
-    server.url = "http://127.0.0.1:1"
-    said = told(server, ok=False)
+def test_without_a_database_it_says_so_and_makes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Shell(tmp_path, monkeypatch).json("status", "--url", "http://127.0.0.1:1", code=1)
     assert [line["state"] for line in said["lines"]] == [BAD, BAD]
     assert not (tmp_path / "gateway.db").exists()
 
