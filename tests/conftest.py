@@ -82,7 +82,7 @@ def gateway_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway
     """A running gateway for the tests of one module. Give each test a site of its own: `gateway_server.site()`."""
     with GatewayServer(tmp_path_factory.mktemp("gateway")) as server:
         yield server
-        server.command("check")
+        server.check()
 
 
 @pytest.fixture(autouse=True)

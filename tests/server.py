@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import httpx
 
 from gateway.app import opened
+from gateway.check import check_site
 from gateway.cli import site_keys
 from gateway.settings import load
 
@@ -190,15 +191,23 @@ class GatewayServer:
         self._sites += 1
         name = name or f"shop-{self._sites}"
         if self.python == sys.executable:
-            # As the command does it, without the second that it takes to start; browser tests hold this thread's loop.
-            with ThreadPoolExecutor(1) as thread:
-                return thread.submit(asyncio.run, self._make_site(name, options)).result()
+            return in_a_thread(self._make_site(name, options))
         arguments = [name]
         for option, values in options.items():
             for value in [values] if isinstance(values, str) else values:
                 arguments += [f"--{option.replace('_', '-')}", value]
         made: Site = json.loads(self.command("site", "create", *arguments, "--json").stdout)
         return made
+
+    def check(self) -> None:
+        """`gateway check` of every site."""
+        differing = in_a_thread(self._check())
+        assert not differing, differing
+
+    async def _check(self) -> list[str]:
+        async with opened(load(self._environment)) as gateway:
+            sites = await gateway.sites.all(fresh=True)
+            return [difference for site in sites for difference in await check_site(gateway.store, site)]
 
     async def _make_site(self, name: str, options: dict[str, str | list[str]]) -> Site:
         origins = options.pop("origin", [])
@@ -221,6 +230,12 @@ def gateway_environment() -> dict[str, str]:
     """This process's environment without its gateway settings, and with this checkout's package in reach."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GATEWAY_")}
     return environment | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def in_a_thread(work: Coroutine[Any, Any, Result]) -> Result:
+    """What a command would do, without the second that it takes to start; browser tests hold their thread's loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def free_port() -> int:

@@ -236,7 +236,7 @@ def gateways_behind_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
         yield running
         for server in servers.values():
-            server.command("check")
+            server.check()
 
 
 @pytest.fixture
