@@ -19,6 +19,9 @@ pytestmark = pytest.mark.engines("chromium")
 
 
 both = pytest.mark.parametrize("server", ["sqlite", "postgres"], indirect=True)
+both_slowly = pytest.mark.parametrize(
+    "server", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture(scope="module", params=["sqlite"])
@@ -73,6 +76,7 @@ def at_the_site(server: GatewayServer, state: object, past: Past, context: Brows
     return operator
 
 
+@both_slowly
 def test_a_colleague_is_added_and_sees_their_site_only(operator: Operator, past: Past, new_context: NewContext) -> None:
     name = f"{past.site['site']}@x.io"
     operator.page.locator("summary", has_text=NAME).click()
@@ -102,6 +106,7 @@ def test_a_colleague_is_added_and_sees_their_site_only(operator: Operator, past:
 
 
 @pytest.mark.engines("chromium", "firefox")
+@both_slowly
 def test_a_person_is_found_and_understood(operator: Operator) -> None:
     operator.find("jo@x.io", "bob")
     operator.heading("bob")
@@ -133,6 +138,7 @@ def test_two_people_are_merged_and_that_is_undone(operator: Operator, past: Past
     assert not past.same("alice", "bob")
 
 
+@both_slowly
 def test_a_device_is_taken_off(operator: Operator, past: Past) -> None:
     operator.find("carl")
     operator.page.locator(".lane", has_text="Device B").locator("summary").click()
@@ -143,6 +149,7 @@ def test_a_device_is_taken_off(operator: Operator, past: Past) -> None:
     assert len({v["device_id"] for v in past.profile("carl")["visitors"]}) == 1
 
 
+@both_slowly
 def test_identities_are_reset_and_that_is_undone(operator: Operator, past: Past) -> None:
     operator.find("carl")
     operator.follow("Reset identities…")
@@ -157,7 +164,7 @@ def test_identities_are_reset_and_that_is_undone(operator: Operator, past: Past)
     assert past.profile("carl")["primary"] == "carl"
 
 
-@both
+@both_slowly
 def test_a_person_is_exported_and_deleted(operator: Operator, past: Past) -> None:
     operator.find("alice")
     operator.follow("Delete…")
@@ -174,7 +181,7 @@ def test_a_person_is_exported_and_deleted(operator: Operator, past: Past) -> Non
     assert past.api.get("/v1/profiles", params={"identity": "alice"}).status_code == 404
 
 
-@both
+@both_slowly
 def test_held_merges_are_decided(operator: Operator, past: Past) -> None:
     operator.follow("Held merges")
     operator.reads("Nothing waits.")
@@ -209,6 +216,7 @@ def test_duplicates_are_merged_with_progress_and_all_taken_back(operator: Operat
     assert not past.same("a7", "b7")
 
 
+@both_slowly
 def test_blocked_values_are_told(operator: Operator, past: Past) -> None:
     past.push("kiosk", ["user", {"id": "undefined"}])
     operator.follow("Blocked")

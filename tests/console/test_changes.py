@@ -13,6 +13,7 @@ import pytest
 from tests.console.desk import Desk, desk_of
 
 both = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+both_slowly = pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ async def test_a_merge_is_undone_and_only_force_merges_again(desk: Desk) -> None
     assert await id_of(desk, "u:bob") == alice
 
 
-@both
+@both_slowly
 async def test_one_device_is_taken_off(desk: Desk) -> None:
     alice, bob = await id_of(desk, "u:alice"), await id_of(desk, "u:bob")
     await merge(desk, alice, bob)
@@ -136,7 +137,7 @@ async def test_one_device_is_taken_off(desk: Desk) -> None:
     assert await desk.driver.events("d:phone") == ["Looked"]
 
 
-@both
+@both_slowly
 async def test_reset_says_how_many_and_can_be_taken_back(desk: Desk) -> None:
     alice, bob = await id_of(desk, "u:alice"), await id_of(desk, "u:bob")
     await merge(desk, alice, bob)
@@ -177,7 +178,7 @@ async def hold(desk: Desk) -> None:
     await desk.driver.push("kiosk", ["reidentify", "dora", "alice"], "claim", desk.driver.time(None))
 
 
-@both
+@both_slowly
 @pytest.mark.parametrize("what", ["approve", "reject"])
 async def test_held_merges_are_decided(desk: Desk, what: str) -> None:
     await desk.get("held")
