@@ -33,6 +33,12 @@ def test_every_link_leads_somewhere(document: Path) -> None:
             assert (document.parent / target).exists(), target
 
 
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [p.name for p in ROOT.glob("docs/*.md") if p.name != "README.md"]
+    assert [p for p in pages if f"]({p})" not in index] == []
+
+
 def test_the_table_of_settings_is_the_one_in_the_code() -> None:
     table = (ROOT / "docs" / "settings.md").read_text()
     rows = {f"| `{s.variable}` | " + (f"`{s.default}`" if s.default else "") for s in SETTINGS}
