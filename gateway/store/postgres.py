@@ -316,11 +316,19 @@ class PostgresStore(SqlStore):
             if self._fence is None:
                 number = "/* outbox.fence */ select pg_current_xact_id()::text::bigint"
                 self._fence = (end, int((await self.run(lambda tx: tx.fetch(number)))[0][0]))
-            up_to, xid = self._fence
-            sql = "/* outbox.over */ select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as oldest"
-            if int((await self.read(sql))[0]["oldest"]) > xid:
-                self._settled, self._fence = max(self._settled, up_to), None
+            await self._pass(self._fence)
         return self._settled, end
+
+    async def _pass(self, fence: tuple[int, int]) -> None:
+        """Looks whether everything before a fence is over; it mostly is in a moment."""
+        up_to, xid = fence
+        sql = "/* outbox.over */ select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as oldest"
+        for pause in (0.01, 0.02, 0.04, 0):
+            if int((await self.read(sql))[0]["oldest"]) > xid:
+                self._settled = max(self._settled, up_to)
+                self._fence = None if self._fence == fence else self._fence
+                return
+            await asyncio.sleep(pause)
 
     async def lease_node(self) -> int:
         """The next number of a sequence, modulo what an id has room for."""
