@@ -114,6 +114,8 @@ class Parser:
         self.private = private
         self.proof = Proof.SERVER if server else Proof.CLAIMED
         self.skipped: list[Skipped] = []
+        self.denied = False
+        """Whether the page said that consent is withdrawn, and did not take that back."""
 
     def entry(self, raw: msgspec.Raw | bytes) -> tuple[Entry, list[Command]] | None:
         """An entry with its commands (some are written as two), or None if it was skipped."""
@@ -286,12 +288,14 @@ class Parser:
         return [Context(*self._head(entry), data=_encode(data).decode()[:MAX_VALUE])]
 
     def _on_consent(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        self.denied = rest[:1] == ["denied"]
         return []  # the snippet acts on it; what reaches the gateway was allowed
+
+    def _on_init(self, entry: Entry, rest: list[Any]) -> list[Command]:
+        return []  # the snippet acts on it
 
     def _on_cookie_domain(self, entry: Entry, rest: list[Any]) -> list[Command]:
         return []  # kept for pages that still push it: the cookie is bound to the gateway's host
-
-    _on_init = _on_consent
 
 
 def _snake(name: str) -> str:

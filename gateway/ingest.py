@@ -298,6 +298,9 @@ class Ingest:
         for observer in self.gateway.observers:
             kept = (page.body, batch.commands, done.outcomes, skipped, done.device_id, batch.received_at)
             observer.pushed(Pushed(page.site, *kept, batch.measured, shown.other, page.link, batch.private))
+        if page.parser.denied:
+            self.tally.skip(skipped)
+            return self.forgetting(page.asked, page.cookie)
         if shown.by_cookie and not skipped and page.link is None and time.time() - shown.signed_at < REFRESH_AFTER:
             return TAKEN
         reply = Reply(202, STATUS_OK, [NO_STORE])
@@ -356,13 +359,18 @@ class Ingest:
 
     def declined(self, asked: Caller, name: str | None, commands: int) -> Reply:
         """The usual answer for a browser of which nothing is to be kept; it forgets what it was given before."""
+        reply = self.forgetting(asked, name)
+        self.tally.skipped["declined"] += commands
+        reply.add("x-gateway-skipped", f"{commands}; {KEPT_NOTHING}")
+        return reply
+
+    def forgetting(self, asked: Caller, name: str | None) -> Reply:
+        """The usual answer, and the browser forgets what it was given before."""
         reply = Reply(202, STATUS_OK, [NO_STORE])
         if name and read_cookies(asked.cookie, name):
             reply.add("set-cookie", set_cookie(name, "", third_party=self.third_party, max_age=0))
         if read_cookies(asked.cookie, PENDING_LINK):
             reply.add("set-cookie", FORGET_LINK)
-        self.tally.skipped["declined"] += commands
-        reply.add("x-gateway-skipped", f"{commands}; {KEPT_NOTHING}")
         return reply
 
 

@@ -61,6 +61,7 @@ def test_nothing_at_all_happens_before_consent(town: Town, visitor: Visitor) -> 
     wait_for(lambda: "__Host-Http-vq" in tab.cookies(), message="the cookie")
     town.push(tab, ["consent", "denied"], ["track", "Never"])
     town.wait_until_sent(tab)
+    wait_for(lambda: tab.cookies() == {}, message="the cookie to go")
     before = len(town.requests())
     town.push(tab, ["track", "Never"])
     tab.run("new Promise(done => setTimeout(done, 150))")
