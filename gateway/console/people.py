@@ -40,7 +40,14 @@ async def find(asked: Asked) -> Response:
     more = asked.to("people", q=query, list="" if query else chosen, after=cursor) if cursor else ""
     empty = not people and not query and not await reader.any_people()
     return await asked.show(
-        "people.html", people=people, query=query, chosen=chosen, lists=LISTS, more=more, empty=empty
+        "people.html",
+        people=people,
+        query=query,
+        chosen=chosen,
+        lists=LISTS,
+        more=more,
+        empty=empty,
+        gateway_url=asked.gateway.settings.public_url or str(asked.request.base_url).rstrip("/"),
     )
 
 

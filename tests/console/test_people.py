@@ -84,6 +84,7 @@ async def test_a_site_that_nobody_visited_says_what_to_do(tmp_path: Path) -> Non
         await desk.log_in()
         await desk.get("people")
         assert "Nobody has been here yet" in desk.text and desk.driver.site.api_key in desk.text
+        assert 'src="https://gateway.test/veroq.js"' in desk.text
 
 
 async def test_a_person_is_shown_with_everything_known(desk: Desk) -> None:
