@@ -3,6 +3,10 @@
 import json
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.identity import rules
 from tests.identity.lab import SECOND, START, Lab
 
 
@@ -131,3 +135,30 @@ def test_a_property_that_never_changes_is_kept_twice_at_most(lab: Lab) -> None:
         lab.put(1, ("set", "plan", "free"))
     assert lab.rows("select count(*) from properties") == [(2,)]
     assert json.loads(lab.rows("select value from properties")[0][0]) == "free"
+
+
+row = st.builds(
+    rules.Row,
+    device_id=st.integers(1, 3),
+    kind=st.sampled_from(["set", "once", "tag"]),
+    key=st.sampled_from("ab"),
+    at=st.integers(1, 5),
+    op_id=st.sampled_from("xyz"),
+    value=st.integers(0, 9),
+)
+clear = st.builds(
+    rules.Row,
+    device_id=st.integers(1, 3),
+    kind=st.just("clear"),
+    key=st.sampled_from("ab"),
+    at=st.integers(1, 5),
+    op_id=st.sampled_from("xyz"),
+    value=st.lists(st.integers(1, 3), max_size=3),
+)
+
+
+@given(st.lists(st.one_of(row, row, clear), max_size=12))
+def test_what_shows_comes_from_where_the_sources_say(rows: list[rules.Row]) -> None:
+    """Whatever was written and cleared, the first source of each property is what the profile shows."""
+    shown = rules.fold_properties(rows)[0]
+    assert {key: sources[0].value for key, sources in rules.sources(rows).items()} == shown
