@@ -20,12 +20,10 @@ from gateway.links import make_link
 from gateway.migrate import migrate
 from gateway.model import Site
 from gateway.move import move
-from gateway.privacy import check_gpc
 from gateway.record import Replay, Replayed, read_lines
 from gateway.serving import run_server
 from gateway.settings import load
-from gateway.signing import new_secret
-from gateway.sites import auth_token, check_kind, check_link_param, check_origin, check_time_zone
+from gateway.sites import auth_token
 from gateway.terminal import AsJson, Database, err, out, print_json, site_named, with_gateway
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A first-party tracking gateway for websites.")
@@ -207,17 +205,9 @@ def set_site(
     """Change a site; --origin and --identity-kind replace what was set before."""
 
     async def work(gateway: Gateway) -> Site:
-        site = await site_named(gateway, name)
-        if trust is not None and trust not in ("guarded", "strict", "open"):
-            raise BadRequest(f"trust cannot be {trust!r}", "use guarded, strict or open")
-        given = {"trust": trust, "device_cap": device_cap}
-        given["link_param"] = check_link_param(link_param) if link_param is not None else None
-        given["origins"] = [check_origin(o) for o in origin] if origin else None  # type: ignore[assignment]
-        given["identity_kinds"] = [check_kind(k) for k in identity_kind] if identity_kind else None  # type: ignore[assignment]
-        given["time_zone"] = check_time_zone(time_zone) if time_zone else None
-        given["gpc"] = check_gpc(gpc) if gpc is not None else None
-        site.settings |= {k: v for k, v in given.items() if v is not None}
-        return await gateway.sites.save(site)
+        given = {"trust": trust, "device_cap": device_cap, "link_param": link_param, "gpc": gpc}
+        lists = {"origins": origin or None, "identity_kinds": identity_kind or None, "time_zone": time_zone or None}
+        return await gateway.sites.change(await site_named(gateway, name), **given, **lists)
 
     show_site(with_gateway(load(database=database), work))
 
@@ -227,9 +217,7 @@ def rotate_key(name: str, as_json: AsJson = False, database: Database = None) ->
     """Make a new secret key; the one before keeps working until the next rotation."""
 
     async def work(gateway: Gateway) -> Site:
-        site = await site_named(gateway, name)
-        site.secret_keys = [*site.secret_keys[-1:], new_secret()]
-        return await gateway.sites.save(site)
+        return await gateway.sites.rotate(await site_named(gateway, name))
 
     site = with_gateway(load(database=database), work)
     if as_json:

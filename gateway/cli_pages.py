@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 from rich.markup import escape
@@ -13,36 +12,12 @@ from rich.markup import escape
 from gateway.asking import Asker
 from gateway.doctor import FAIL, OK, SKIP, WARN, Doctor, Finding
 from gateway.errors import BadRequest
-from gateway.model import Site
 from gateway.settings import load
-from gateway.snippet import load_snippet
+from gateway.snippet import loader
 from gateway.terminal import AsJson, Database, out, print_json, site_named, with_gateway
 
 app = typer.Typer()
 MARKS = {OK: "[green]ok  [/]", WARN: "[yellow]warn[/]", FAIL: "[red]FAIL[/]", SKIP: "[dim]skip[/]"}
-LOADER = """<script>
-  var _veroq = _veroq || [];
-  _veroq.push(['init', {{ {options} }}]);
-</script>
-{tag}
-"""
-
-
-def loader(site: Site, url: str, *, sri: bool) -> dict[str, str]:
-    """What to paste into every page of a site, and what a Content-Security-Policy needs for it."""
-    loaded = load_snippet()
-    options = f"api_key: '{site.api_key}'"
-    if site.link_param != "vero_id":
-        options += f", link_param: '{site.link_param}'"
-    tag = loaded.tag(url) if sri else f'<script async src="{url}/veroq.js"></script>'
-    origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
-    return {
-        "html": LOADER.format(options=options, tag=tag),
-        "api_key": site.api_key,
-        "src": f"{url}/{loaded.name}" if sri else f"{url}/veroq.js",
-        "integrity": loaded.integrity,
-        "csp": f"script-src {origin}; connect-src {origin}",
-    }
 
 
 @app.command()

@@ -7,16 +7,20 @@ import base64
 import re
 import secrets
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gateway.errors import BadRequest, Forbidden, Unauthorized
 from gateway.model import OPTIONAL_KINDS, Site, now
+from gateway.privacy import check_gpc
 from gateway.signing import new_secret, same
 from gateway.store.base import Store
 
 FRESH_SECONDS = 2.0
 TRUST = ("guarded", "strict", "open")
+MAX_CAP = 10_000
 
 
 class Sites:
@@ -82,10 +86,35 @@ class Sites:
             raise BadRequest("a site needs a name of 1 to 100 characters")
         if await self.by_name(name):
             raise BadRequest(f"there is a site {name!r} already", "choose another name, or use it: gateway site list")
-        if trust not in TRUST:
-            raise BadRequest(f"trust cannot be {trust!r}", f"use one of {', '.join(TRUST)}")
-        settings = {"origins": [check_origin(o) for o in origins], "trust": trust, **more}
+        settings = {"origins": [check_origin(o) for o in origins], "trust": check_trust(trust), **more}
         return await self.save(Site(site_id, name, secrets.token_hex(20), [new_secret()], settings, now()))
+
+    async def change(self, site: Site, **given: Any) -> Site:
+        """Sets a site's settings; None leaves one as it is. Raises BadRequest for a value that cannot be."""
+        settings = {name: CHECKS[name](value) for name, value in given.items() if value is not None}
+        return await self.save(replace(site, settings=site.settings | settings))
+
+    async def rotate(self, site: Site) -> Site:
+        """Makes a new secret key; the one before keeps working until the next rotation."""
+        return await self.save(replace(site, secret_keys=[*site.secret_keys[-1:], new_secret()]))
+
+    async def retire(self, site: Site) -> Site:
+        """Stops all secret keys but the newest."""
+        return await self.save(replace(site, secret_keys=site.secret_keys[-1:]))
+
+
+def check_trust(trust: str) -> str:
+    """A trust mode. Raises BadRequest for another."""
+    if trust not in TRUST:
+        raise BadRequest(f"trust cannot be {trust!r}", f"use one of {', '.join(TRUST)}")
+    return trust
+
+
+def check_cap(cap: int) -> int:
+    """How many devices something may have. Raises BadRequest for none, and for what is no limit any more."""
+    if not 1 <= cap <= MAX_CAP:
+        raise BadRequest(f"a limit of {cap} devices cannot be", f"use 1 to {MAX_CAP:,}")
+    return cap
 
 
 def check_origin(origin: str) -> str:
@@ -116,6 +145,19 @@ def check_time_zone(name: str) -> str:
         return ZoneInfo(name).key
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise BadRequest(f"there is no time zone {name!r}", "write it as Europe/Berlin or UTC") from error
+
+
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "origins": lambda origins: [check_origin(o) for o in origins],
+    "trust": check_trust,
+    "link_param": check_link_param,
+    "device_cap": check_cap,
+    "token_cap": check_cap,
+    "identity_kinds": lambda kinds: [check_kind(k) for k in kinds],
+    "time_zone": check_time_zone,
+    "gpc": check_gpc,
+}
+"""The settings of a site, and what makes sure of a value."""
 
 
 def auth_token(site: Site) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import brotli  # type: ignore[import-untyped]
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from gateway import __version__
+from gateway.model import Site
 
 try:
     import minify  # type: ignore[import-untyped]
@@ -36,6 +38,12 @@ HEADERS = {
     "Timing-Allow-Origin": "*",
     "X-Gateway-Version": __version__,
 }
+LOADER = """<script>
+  var _veroq = _veroq || [];
+  _veroq.push(['init', {{ {options} }}]);
+</script>
+{tag}
+"""
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,25 @@ def load_snippet() -> Snippet:
     source = (packaged if packaged.is_file() else checkout).read_text(encoding="utf-8")
     short = minify.string("text/javascript", source) if minify else source
     return Snippet(Script.of(short.encode()), Script.of(source.encode()))
+
+
+def loader(site: Site, url: str, *, sri: bool, consent: bool = False) -> dict[str, str]:
+    """What to paste into every page of a site, and what a Content-Security-Policy needs for it."""
+    loaded = load_snippet()
+    options = f"api_key: '{site.api_key}'"
+    if site.link_param != "vero_id":
+        options += f", link_param: '{site.link_param}'"
+    if consent:
+        options += ", consent: 'required'"
+    tag = loaded.tag(url) if sri else f'<script async src="{url}/veroq.js"></script>'
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
+    return {
+        "html": LOADER.format(options=options, tag=tag),
+        "api_key": site.api_key,
+        "src": f"{url}/{loaded.name}" if sri else f"{url}/veroq.js",
+        "integrity": loaded.integrity,
+        "csp": f"script-src {origin}; connect-src {origin}",
+    }
 
 
 def best_coding(accept_encoding: str) -> str:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.console import changes, people, queues, users, words
+from gateway.console import changes, live, people, queues, sites, users, words
 from gateway.console.access import Access
 from gateway.console.calls import (
     Asked,
@@ -40,7 +40,7 @@ ROOT = "/console"
 COOKIE, DEV_COOKIE = "__Host-vq_console", "vq_console_dev"
 FLASH = "vq_console_said"
 FLASH_AGE = 60
-PAGES: tuple[Page, ...] = (*users.PAGES, *people.PAGES, *changes.PAGES, *queues.PAGES)
+PAGES: tuple[Page, ...] = (*users.PAGES, *people.PAGES, *changes.PAGES, *queues.PAGES, *live.PAGES, *sites.PAGES)
 NAV = [p for p in PAGES if p.nav]
 CONTENT_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
@@ -91,6 +91,8 @@ class Console:
         self.gateway = gateway
         self.access = Access(gateway)
         self.tasks: set[Any] = set()
+        self.refusals = live.watch(gateway)
+        self.watching: dict[tuple[str, int], float] = {}
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,

@@ -223,6 +223,54 @@ def test_blocked_values_are_told(operator: Operator, past: Past) -> None:
     operator.reads("'undefined' is a placeholder, not somebody's id")
 
 
+@both
+def test_a_site_is_made_its_snippet_pasted_and_seen_alive(operator: Operator, past: Past) -> None:
+    name = f"blog of {past.site['site']}"
+    operator.page.locator("summary", has_text=NAME).click()
+    operator.follow("Sites")
+    operator.page.get_by_label("Name").fill(name)
+    operator.page.get_by_label("Origins").fill("https://blog.example")
+    operator.press("Make the site")
+    operator.heading(f"{name} is ready")
+    secret = operator.page.get_by_label("Secret key").inner_text()
+    operator.follow("Go on to the snippet")
+    operator.reads("No page has sent an event for a week.")
+    key = re.search(r"api_key: '(\w+)'", operator.page.get_by_label("The snippet to paste").inner_text())
+    assert key is not None
+    Past(operator.server, past.site | {"api_key": key[1]}).push("first", ["track", "Landed"])
+    operator.reads("It works:")
+
+    operator.page.get_by_label("Devices a person may have").fill("many")
+    operator.press("Save the settings")
+    operator.reads("'many' is not a number of devices")
+    operator.page.get_by_label("Devices a person may have").fill("8")
+    operator.press("Save the settings")
+    operator.reads("The site was changed.")
+    operator.press("Make a new secret key")
+    operator.heading("A new secret key")
+    assert operator.page.get_by_label("Secret key").inner_text() != secret
+    operator.follow("I have copied it")
+    operator.press("Stop the one before")
+    operator.reads("The older secret key does not work any more.")
+
+
+@both
+def test_a_developer_watches_what_arrives(operator: Operator, past: Past) -> None:
+    operator.follow("Live")
+    operator.reads(re.compile(r"Purchased\s+kept"))
+    past.push("phone", ["track", "Just now"], ["trak", "Mistyped"])
+    operator.reads("Just now")
+    operator.reads("did you mean _veroq.push(['track'")
+    operator.follow("Stand still")
+    past.push("phone", ["track", "Later"])
+    operator.follow("Only trouble")
+    operator.reads("trak")
+    expect(operator.main).not_to_contain_text("Later")
+    operator.follow("Everything")
+    operator.page.get_by_role("row", name=re.compile("Later")).get_by_role("link", name="carl").click()
+    operator.heading("carl")
+
+
 def test_times_are_in_the_readers_zone(
     server: GatewayServer, state: object, past: Past, new_context: NewContext
 ) -> None:
@@ -262,6 +310,7 @@ def addresses(operator: Operator, past: Past) -> list[str]:
     more = ["", "/merge", "/merge?q=carl", "/reset", "/delete"]
     carl = past.profile("carl")["profile_id"]
     return [*tabs, f"{site}/people?q=alice", f"{site}/people?q=nobody", *(person + m for m in more), undo,
+            "/console/sites",
             f"{person}/merge?with={carl}", f"{site}/devices/{device}/unlink", "/console/users", "/console/audit",
             "/console/account", "/console/nowhere"]  # fmt: skip
 

@@ -70,6 +70,7 @@ def fill(past: Past, payloads: list[str]) -> list[str]:
         past.push(f"same-{n}", ["user", {"id": f"same-{n}", "email": f"{n // 2}{payload.replace(' ', '')}@x.io"}])
         past.push(f"held-{n}", ["reidentify", f"claim {payload}", people[n % len(people)]["primary"]])
         past.push(f"blocked-{n}", ["user", {"id": "{{" + payload + "}}"}])
+        past.push(f"skipped-{n}", [payload, payload])
     pair = {"target": {"profile_id": people[0]["profile_id"]}, "source": {"profile_id": people[1]["profile_id"]}}
     for op_id, reason in (("first", "".join(payloads)[:500]), ("second", payloads[1])):
         api_answer(past.api.post("/v1/merges", json=pair | {"op_id": op_id, "reason": reason, "force": True}))
@@ -141,6 +142,7 @@ def test_nothing_runs_on_any_page(stage: Stage, watched: Watched) -> None:
     paths += [
         "/console/audit",
         "/console/users",
+        "/console/sites",
         "/console/account",
         f"/console/{typed}",
         f"/console/login?next={typed}",

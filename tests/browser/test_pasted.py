@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.cli_pages import loader
 from gateway.model import Site
-from gateway.snippet import load_snippet
+from gateway.snippet import load_snippet, loader
 from tests.browser.town import Town
 from tests.browser.visitors import Visitor
 

@@ -1,0 +1,58 @@
+"""What happened on a site lately, in the order of arrival: read from the database, so whichever process took it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from gateway.console.reads import ConsoleReader
+from gateway.model import FOREVER, ID_TIME_SHIFT, Fact, now
+from gateway.store.base import Record
+from gateway.store.sql import COLUMNS, FACT_COLUMNS, fact_from
+
+WEEK = 7 * 24 * 3600 * 1000
+LOOKED_AT = 50
+
+
+class Recent(ConsoleReader):
+    """Answers what the site has seen last."""
+
+    async def latest_events(self, limit: int, since: int = WEEK) -> list[Record]:
+        """The events that arrived last, newest first, none older than so many milliseconds; `server` as of devices."""
+        columns = ", ".join(f"e.{c.strip()}" for c in COLUMNS["events"].split(","))
+        sql = (
+            f"/* console.latest_events */ select {columns}, d.server from events e join devices d"
+            " on d.site_id = e.site_id and d.device_id = e.device_id where e.site_id = $1 and e.event_id > $2"
+            f" order by e.event_id desc limit {limit}"
+        )
+        return await self.store.read(sql, self.site_id, (now() // 1000 - since) << ID_TIME_SHIFT)
+
+    async def last_pushed(self) -> tuple[int | None, bool]:
+        """(when a page last pushed an event within a week, whether anything else came in that time)."""
+        rows = await self.latest_events(LOOKED_AT)
+        return next((r["received_at"] for r in rows if not r["server"]), None), bool(rows)
+
+    async def latest_facts(self, limit: int) -> list[Fact]:
+        """The facts that were committed last, newest first, also those that changed nothing."""
+        sql = (
+            f"/* console.latest_facts */ select {FACT_COLUMNS} from ledger where site_id = $1 and erased = 0"
+            f" order by seq desc limit {limit}"
+        )
+        return [fact_from(list(r.values())) for r in await self.store.read(sql, self.site_id)]
+
+    async def latest_errors(self, limit: int) -> list[Record]:
+        """The identity errors that were raised last, newest first."""
+        sql = (
+            "/* console.latest_errors */ select code, op_id, at, device_id, message, seen from identity_errors"
+            f" where site_id = $1 order by at desc limit {limit}"
+        )
+        return await self.store.read(sql, self.site_id)
+
+    async def now_on(self, device_ids: Collection[int]) -> dict[int, tuple[int, str]]:
+        """(profile, primary identity or "") of whoever is on devices now; nobody's are left out."""
+        sql = "/* console.now_on */ select device_id, home from visitors"
+        sql += " where site_id = $1 and device_id = any($2) and ended_at = $3"
+        rows = await self.store.read(sql, self.site_id, list(device_ids), FOREVER) if device_ids else []
+        roots = await self.roots({r["home"] for r in rows})
+        names = await self.called(set(roots.values()))
+        here = {r["device_id"]: roots[r["home"]] for r in rows if r["home"] in roots}
+        return {device_id: (root, names.get(root, "")) for device_id, root in here.items()}
