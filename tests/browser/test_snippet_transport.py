@@ -102,7 +102,7 @@ def test_what_is_pushed_during_a_request_waits_for_the_next(recorder: Recorder, 
 
 
 def test_failures_are_repeated_after_growing_waits(recorder: Recorder, page: Page) -> None:
-    page.add_init_script(timers(wait=1, limit=200))
+    page.add_init_script(timers(wait=1, limit=1000))
     recorder.answers.extend([Answer(status) for status in (500, 502, 503, 429, 404, 500, 500, 500, 500, 500)])
     page.goto(recorder.page(snippet(says="_veroq.push(['track', 'A'])")))
     recorder.wait_for_commands(1)
