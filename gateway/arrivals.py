@@ -222,7 +222,7 @@ class Report:
         """All profiles with an identity or an event, newest first."""
         found: list[Json] = []
         for site in await self.gateway.sites.all():
-            found += (await Reader(self.gateway.store, site).search("", limit=500))["profiles"]
+            found += (await self.gateway.lists(site).search("", limit=500))["profiles"]
         return [p for p in found if p["identities"] or p["events"] or p["visitors"]]
 
     async def _shown(self, site: Site, arrived: Sequence[Arrived]) -> dict[int, Json]:

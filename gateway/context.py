@@ -8,6 +8,7 @@ from typing import Protocol
 from starlette.types import ASGIApp
 
 from gateway.errors import BadRequest, BadToken
+from gateway.lists import Lists
 from gateway.model import IdGenerator, Site
 from gateway.observe import Observer
 from gateway.reads import Reader
@@ -41,6 +42,10 @@ class Gateway:
     def reader(self, site: Site) -> Reader:
         """Reads of one site."""
         return Reader(self.store, site)
+
+    def lists(self, site: Site) -> Lists:
+        """Lists of one site's profiles."""
+        return Lists(self.store, site)
 
     def device_id(self, site: Site, value: str | int) -> int:
         """A device id from its digits or from a browser's signed token. Raises BadRequest for anything else."""

@@ -12,8 +12,8 @@ import msgspec
 from gateway.context import Gateway
 from gateway.errors import BadRequest
 from gateway.identity import rules
+from gateway.lists import Lists
 from gateway.model import FOREVER, Fact, Identity, Key, Site, Visitor
-from gateway.reads import Reader
 from gateway.store.base import Record
 from gateway.store.sql import COLUMNS, FACT_COLUMNS, fact_from, identity_from, visitor_from
 
@@ -84,7 +84,7 @@ class Whole:
         return max([v.last_seen for v in self.visitors if v.last_seen], default=self.first_seen)
 
 
-class Exports(Reader):
+class Exports(Lists):
     """Answers questions about many profiles of one site at once."""
 
     def __init__(self, gateway: Gateway, site: Site) -> None:

@@ -1,4 +1,4 @@
-"""What people look at: profiles, their events and ledger, lists; in the JSON shapes of the native API."""
+"""What people look at: a profile, its events and ledger, what waits for an operator; in the native API's shapes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,6 @@ PAGE = 50
 LAST_ID = 2**63 - 1
 MAX_PAGE = 500
 VISITORS_AT_ONCE = 50
-
-NAMED = (
-    "from profiles p where p.site_id = $1 and p.live = 1 and exists (select 1 from profiles n"
-    " join identities i on i.site_id = n.site_id and i.home = n.profile_id"
-    " where n.site_id = p.site_id and n.root = p.profile_id and i.kind = $2)"
-)
 
 
 def page_size(limit: int | None) -> int:
@@ -252,7 +246,7 @@ class Reader:
     ) -> Json:
         """A page of the site's ledger, oldest first; what changed nothing only if its outcome is asked for."""
         sql = f"/* ledger.list */ select {FACT_COLUMNS} from ledger where site_id = $1 and seq > $2"
-        arguments: list[object] = [self.site_id, _number(after or "0")]
+        arguments: list[object] = [self.site_id, number_of(after or "0")]
         for column, value in (("kind", kind), ("outcome", outcome)):
             if value is not None:
                 arguments.append(value)
@@ -359,48 +353,6 @@ class Reader:
             for r in rows
         ]
 
-    # --- lists --------------------------------------------------------------------------------------------------
-
-    async def search(self, query: str, *, after: str | None = None, limit: int | None = None) -> Json:
-        """Profiles whose identity starts with the query or a property holds it; all for an empty one; newest first."""
-        size = page_size(limit)
-        start = _number(after) if after else LAST_ID
-        if query.strip():
-            ids = await self._matching(query.strip(), start, size + 1)
-        else:
-            sql = (
-                "/* profiles.recent */ select profile_id from profiles where site_id = $1 and live = 1"
-                f" and profile_id < $2 order by profile_id desc limit {size + 1}"
-            )
-            ids = [r["profile_id"] for r in await self.store.read(sql, self.site_id, start)]
-        found = [p for p in [await self.profile(i) for i in ids[:size]] if p is not None]
-        return {"profiles": found, "next": str(ids[size - 1]) if len(ids) > size else None}
-
-    async def named(self, kind: str, *, limit: int, after: str | None = None, before: str | None = None) -> Json:
-        """A page of the profiles with an identity of a kind, newest first, their number, and cursors both ways."""
-        if before:
-            ids = (await self._named(kind, ">", _number(before), limit + 1))[::-1]
-            page, newer = ids[-limit:], len(ids) > limit
-            older = bool(page and await self._named(kind, "<", page[-1], 1))
-        else:
-            ids = await self._named(kind, "<", _number(after) if after else LAST_ID, limit + 1)
-            page, older = ids[:limit], len(ids) > limit
-            newer = bool(page and await self._named(kind, ">", page[0], 1))
-        sql = f"/* profiles.count_named */ select count(*) as number {NAMED}"
-        number = (await self.store.read(sql, self.site_id, kind))[0]["number"]
-        return {
-            "profiles": [p for p in [await self.profile(i) for i in page] if p is not None],
-            "count": number,
-            "before": str(page[0]) if newer else None,
-            "after": str(page[-1]) if older else None,
-        }
-
-    async def _named(self, kind: str, side: str, edge: int, limit: int) -> list[int]:
-        sql = f"/* profiles.named */ select p.profile_id {NAMED} and p.profile_id {side} $3 order by p.profile_id"
-        direction = "desc" if side == "<" else "asc"
-        rows = await self.store.read(f"{sql} {direction} limit {limit}", self.site_id, kind, edge)
-        return [r["profile_id"] for r in rows]
-
     async def server_messages(self, key: Key, message_ids: Sequence[str]) -> dict[str, int]:
         """Which of a server's messages about an identity are kept, and when they came."""
         sql = "/* identities.server */ select server_device from identities"
@@ -413,46 +365,6 @@ class Reader:
         )
         found = await self.store.read(sql, rows[0]["server_device"], list(message_ids), self.site_id)
         return {r["message_id"]: r["received_at"] for r in found}
-
-    async def _matching(self, query: str, start: int, limit: int) -> list[int]:
-        pattern = query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").lower()
-        sql = (
-            "/* profiles.search */ select distinct p.root as profile_id from profiles p where p.site_id = $1"
-            " and p.root < $2 and p.profile_id in ("
-            "select home from identities where site_id = $1 and lower(value) like $3 escape '\\'"
-            " union select v.home from properties w join visitors v on v.site_id = w.site_id"
-            " and v.device_id = w.device_id and w.at >= v.started_at and w.at < v.ended_at"
-            " where w.site_id = $1 and w.kind = 'set' and lower(w.value) like $4 escape '\\')"
-            f" order by profile_id desc limit {limit}"
-        )
-        rows = await self.store.read(sql, self.site_id, start, f"{pattern}%", f"%{pattern}%")
-        return [r["profile_id"] for r in rows]
-
-    async def duplicates(self) -> Json:
-        """Groups of profiles that show the same email address, as a property or as an identity."""
-        sql = (
-            "/* duplicates.email */ select value, root from"
-            " (select value, root, count(*) over (partition by value) as n from"
-            " (select lower(w.value) as value, p.root as root from properties w"
-            " join visitors v on v.site_id = w.site_id and v.device_id = w.device_id"
-            " and w.at >= v.started_at and w.at < v.ended_at"
-            " join profiles p on p.site_id = v.site_id and p.profile_id = v.home"
-            " where w.site_id = $1 and w.kind = 'set' and w.key = 'email' and v.tentative = 0"
-            " union select '\"' || i.value || '\"', p.root from identities i"
-            " join profiles p on p.site_id = i.site_id and p.profile_id = i.home"
-            " where i.site_id = $1 and i.value like '%@%') as shown) as counted where n > 1"
-        )
-        groups: dict[str, set[int]] = defaultdict(set)
-        for row in await self.store.read(sql, self.site_id):
-            value = msgspec.json.decode(row["value"])
-            if isinstance(value, str) and rules.looks_like_email(value):
-                groups[value].add(row["root"])
-        found = [
-            {"email": value, "profiles": [str(p) for p in sorted(profiles)]}
-            for value, profiles in sorted(groups.items())
-            if len(profiles) > 1
-        ]
-        return {"duplicates": found, "next": None}
 
     async def export(self, profile_id: int) -> Json | None:
         """Everything held about a person that is in force: profile, events, property facts, ledger."""
@@ -482,7 +394,8 @@ class Reader:
         }
 
 
-def _number(cursor: str) -> int:
+def number_of(cursor: str) -> int:
+    """The id that a cursor is. Raises BadRequest."""
     if not (cursor.isascii() and cursor.isdigit()) or len(cursor) > 19 or int(cursor) > LAST_ID:
         raise BadRequest(
             "this cursor is not one of ours", "send `next` of the page before as it was", code="bad_cursor"
@@ -492,4 +405,4 @@ def _number(cursor: str) -> int:
 
 def _cursor(cursor: str) -> tuple[int, int]:
     first, _, second = cursor.partition("-")
-    return _number(first), _number(second)
+    return number_of(first), number_of(second)

@@ -86,7 +86,7 @@ async def find_profile(asked: Asked) -> tuple[int, Any]:
     if query.device_id is not None:
         device_id = asked.gateway.device_id(asked.site, query.device_id)
         return 200, found(await reader.by_device(device_id), "profile on this device")
-    return 200, await reader.search(query.q, after=query.after, limit=query.limit)
+    return 200, await asked.gateway.lists(asked.site).search(query.q, after=query.after, limit=query.limit)
 
 
 async def get_profile(asked: Asked) -> tuple[int, Any]:
@@ -131,7 +131,7 @@ async def get_errors(asked: Asked) -> tuple[int, Any]:
 
 
 async def get_duplicates(asked: Asked) -> tuple[int, Any]:
-    return 200, await asked.gateway.reader(asked.site).duplicates()
+    return 200, await asked.gateway.lists(asked.site).duplicates()
 
 
 async def get_feed(asked: Asked) -> tuple[int, Any]:

@@ -17,7 +17,6 @@ from gateway.identity import rules
 from gateway.identity.ledger import JOINED
 from gateway.identity.requests import Operation, Person
 from gateway.model import Site
-from gateway.reads import Reader
 
 MAX_ERRORS = 100
 RULES = ("newest", "customer-number")
@@ -184,7 +183,7 @@ async def duplicates(gateway: Gateway, site: Site, rule: str = "") -> list[Group
     """Groups of profiles that show one address; with a rule, the one that the others would be merged into."""
     if rule and rule not in RULES:
         raise BadRequest(f"there is no rule {rule!r}", f"use one of {', '.join(RULES)}")
-    found = await Reader(gateway.store, site).duplicates()
+    found = await gateway.lists(site).duplicates()
     groups = [Group(d["email"], d["profiles"]) for d in found["duplicates"]]
     exports = Exports(gateway, site)
     for group in groups if rule else ():

@@ -32,8 +32,8 @@ from gateway.identity.requests import (
     Track,
     Writes,
 )
+from gateway.lists import Lists
 from gateway.model import Key, Proof, Site
-from gateway.reads import Reader
 from gateway.store.base import Record
 from gateway.store.database import migrations
 from gateway.store.sqlite import SqliteStore, _bind, translate
@@ -250,8 +250,8 @@ class Lab:
 
     # --- looking ---
 
-    def reader(self, site: Site | None = None) -> Reader:
-        return Reader(self.store, site or self.site)
+    def reader(self, site: Site | None = None) -> Lists:
+        return Lists(self.store, site or self.site)
 
     def profile(self, who: object, site: Site | None = None) -> Json | None:
         """The profile of an identity, or of the person on a device now."""

@@ -89,7 +89,7 @@ async def test_sixteen_at_once_lose_nothing_and_meet_no_error(
         assert set(crowd.outcomes) <= DOCUMENTED, crowd.outcomes
         assert crowd.outcomes["merged"] > 20 and crowd.outcomes["demerged"] > 5 and crowd.outcomes["undone"] > 5
         shown: list[str] = []
-        for profile in (await gateway.reader(site).search("", limit=500))["profiles"]:
+        for profile in (await gateway.lists(site).search("", limit=500))["profiles"]:
             page = await gateway.reader(site).events(int(profile["profile_id"]), limit=500)
             assert page is not None and page["next"] is None
             shown += [e["name"] for e in page["events"]]

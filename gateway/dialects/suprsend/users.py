@@ -106,8 +106,8 @@ async def list_users(asked: Asked) -> Response:
     if not re.fullmatch(r"[1-9][0-9]{0,8}", limit):
         raise BadRequest("limit must be a number from 1 up")
     size = min(int(limit), MAX_PAGE)
-    reader = asked.gateway.reader(asked.caller.site)
-    page = await reader.named("id", limit=size, after=asked.query.get("after"), before=asked.query.get("before"))
+    lists = asked.gateway.lists(asked.caller.site)
+    page = await lists.named("id", limit=size, after=asked.query.get("after"), before=asked.query.get("before"))
     meta = {"count": page["count"], "limit": size, "has_prev": page["before"] is not None, "before": page["before"]}
     meta |= {"has_next": page["after"] is not None, "after": page["after"]}
     return answer({"meta": meta, "results": [messages.user_object(p) for p in page["profiles"]]})
