@@ -18,11 +18,14 @@ class Recent(ConsoleReader):
 
     async def latest_events(self, limit: int, since: int = WEEK) -> list[Record]:
         """The events that arrived last, newest first, none older than so many milliseconds; `server` as of devices."""
-        columns = ", ".join(f"e.{c.strip()}" for c in COLUMNS["events"].split(","))
+        # The newest are chosen first: joined at once, SQLite would begin with the devices and read every event.
+        newest = (
+            f"select {COLUMNS['events']} from events where site_id = $1 and event_id > $2"
+            f" order by event_id desc limit {limit}"
+        )
         sql = (
-            f"/* console.latest_events */ select {columns}, d.server from events e join devices d"
-            " on d.site_id = e.site_id and d.device_id = e.device_id where e.site_id = $1 and e.event_id > $2"
-            f" order by e.event_id desc limit {limit}"
+            f"/* console.latest_events */ select e.*, coalesce(d.server, 0) as server from ({newest}) as e"
+            " left join devices d on d.site_id = $1 and d.device_id = e.device_id order by e.event_id desc"
         )
         return await self.store.read(sql, self.site_id, (now() // 1000 - since) << ID_TIME_SHIFT)
 
@@ -46,6 +49,15 @@ class Recent(ConsoleReader):
             f" where site_id = $1 order by at desc limit {limit}"
         )
         return await self.store.read(sql, self.site_id)
+
+    async def errors_by_hour(self, since: int) -> dict[tuple[str, int], int]:
+        """How many identity errors were last raised in each hour, by code; one that repeats counts once."""
+        sql = (
+            "/* console.errors_by_hour */ select code, at / 3600000000 as hour, count(*) as n from identity_errors"
+            " where site_id = $1 and at >= $2 group by 1, 2"
+        )
+        rows = await self.store.read(sql, self.site_id, since)
+        return {(r["code"], r["hour"]): r["n"] for r in rows}
 
     async def now_on(self, device_ids: Collection[int]) -> dict[int, tuple[int, str]]:
         """(profile, primary identity or "") of whoever is on devices now; nobody's are left out."""

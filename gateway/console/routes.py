@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.console import changes, live, people, queues, sites, users, words
+from gateway.console import changes, live, overview, people, queues, sites, users, words
 from gateway.console.access import Access
 from gateway.console.calls import (
     Asked,
@@ -40,7 +41,15 @@ ROOT = "/console"
 COOKIE, DEV_COOKIE = "__Host-vq_console", "vq_console_dev"
 FLASH = "vq_console_said"
 FLASH_AGE = 60
-PAGES: tuple[Page, ...] = (*users.PAGES, *people.PAGES, *changes.PAGES, *queues.PAGES, *live.PAGES, *sites.PAGES)
+PAGES: tuple[Page, ...] = (
+    *users.PAGES,
+    *people.PAGES,
+    *changes.PAGES,
+    *queues.PAGES,
+    *overview.PAGES,
+    *live.PAGES,
+    *sites.PAGES,
+)
 NAV = [p for p in PAGES if p.nav]
 CONTENT_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
@@ -91,6 +100,7 @@ class Console:
         self.gateway = gateway
         self.access = Access(gateway)
         self.tasks: set[Any] = set()
+        self.counting: dict[int, asyncio.Task[None]] = {}
         self.refusals = live.watch(gateway)
         self.watching: dict[tuple[str, int], float] = {}
         self.templates = jinja2.Environment(

@@ -255,6 +255,18 @@ def test_a_site_is_made_its_snippet_pasted_and_seen_alive(operator: Operator, pa
 
 
 @both
+def test_marketing_looks_how_many_are_known(operator: Operator) -> None:
+    operator.follow("Overview")
+    operator.reads("4 events, 100 % of somebody known")
+    expect(operator.page.get_by_role("img", name="Events per hour", exact=True)).to_be_visible()
+    operator.page.get_by_text("The numbers", exact=True).click()
+    expect(operator.page.get_by_role("row", name=re.compile(r"\b4\s+4\s+100 %"))).to_be_visible()
+    operator.follow("30 days")
+    expect(operator.page.get_by_role("img", name="Events per day", exact=True)).to_be_visible()
+    operator.reads("Purchased")
+
+
+@both
 def test_a_developer_watches_what_arrives(operator: Operator, past: Past) -> None:
     operator.follow("Live")
     operator.reads(re.compile(r"Purchased\s+kept"))
