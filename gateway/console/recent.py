@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
+
+import msgspec
 
 from gateway.console.reads import ConsoleReader
 from gateway.model import FOREVER, ID_TIME_SHIFT, Fact, now
@@ -68,3 +71,22 @@ class Recent(ConsoleReader):
         names = await self.called(set(roots.values()))
         here = {r["device_id"]: roots[r["home"]] for r in rows if r["home"] in roots}
         return {device_id: (root, names.get(root, "")) for device_id, root in here.items()}
+
+    async def opened_links(self, limit: int) -> list[Record]:
+        """Links by when they were opened last: on how many devices, how often, since when, for which profile id."""
+        sql = (
+            "/* console.opened_links */ select token, count(*) as devices, min(seen_at) as first_at,"
+            " max(seen_at) as last_at, max(home) as home from link_tokens where site_id = $1"
+            f" group by token order by max(seen_at) desc, token limit {limit}"
+        )
+        rows = await self.store.read(sql, self.site_id)
+        tokens = {r["token"] for r in rows}
+        sql = "/* console.link_devices */ select distinct device_id from link_tokens"
+        devices = await self.store.read(f"{sql} where site_id = $1 and token = any($2)", self.site_id, list(tokens))
+        sql = (
+            "/* console.link_clicks */ select detail from ledger where site_id = $1 and device_id = any($2)"
+            " and kind = 'link' and erased = 0"
+        )
+        facts = await self.store.read(sql, self.site_id, [d["device_id"] for d in devices]) if devices else []
+        clicks = Counter(msgspec.json.decode(f["detail"]).get("token") for f in facts)
+        return [r | {"clicks": max(clicks[r["token"]], r["devices"])} for r in rows]

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.console import changes, live, overview, people, queues, sites, users, words
+from gateway.console import changes, links, live, overview, people, queues, sites, users, words
 from gateway.console.access import Access
 from gateway.console.calls import (
     Asked,
@@ -48,6 +48,7 @@ PAGES: tuple[Page, ...] = (
     *queues.PAGES,
     *overview.PAGES,
     *live.PAGES,
+    *links.PAGES,
     *sites.PAGES,
 )
 NAV = [p for p in PAGES if p.nav]

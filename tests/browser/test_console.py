@@ -255,6 +255,20 @@ def test_a_site_is_made_its_snippet_pasted_and_seen_alive(operator: Operator, pa
 
 
 @both
+def test_a_link_is_made_and_seen_opened(operator: Operator, past: Past) -> None:
+    operator.follow("Links")
+    operator.reads("No link was opened yet.")
+    operator.page.get_by_label("For whom").fill("alice")
+    operator.page.get_by_label("Page").fill("https://shop.example/lamp")
+    operator.press("Make the link")
+    url = operator.page.get_by_label("The link", exact=True).inner_text()
+    past.push("kiosk", ["link", url.partition("vero_id=")[2]])
+    operator.follow("Links")
+    row = operator.page.get_by_role("row", name=re.compile("alice"))
+    expect(row.get_by_role("cell").nth(1)).to_have_text("1")
+
+
+@both
 def test_marketing_looks_how_many_are_known(operator: Operator) -> None:
     operator.follow("Overview")
     operator.reads("4 events, 100 % of somebody known")
