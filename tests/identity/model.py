@@ -493,7 +493,8 @@ class Model:
             possible = False
         if deed.kind in ("demerge", "unlink") and deed.nodes & self.state.dead:
             possible = False  # one of the people that were taken apart is no more
-        if not possible or deed.undone or deed.skip:
+        # What a deletion erased of a device cannot be undone; a name that was taken as another's stands and can be.
+        if not possible or deed.undone or (deed.skip and deed.join is None):
             return None
         deed.undone = True
         pair = deed.join if deed.kind == "merge" else (deed.home, deed.old_home) if deed.kind == "reidentify" else None
