@@ -105,6 +105,7 @@ class Doctor:
             yield Finding("address", FAIL, "plain http: browsers keep the cookie on https only", change)
 
     def health(self) -> Iterator[Finding]:
+        """Whether the gateway lives and can reach its database."""
         for path in ("/health", "/ready"):
             answer = self.ask(path)
             if answer.status == 200 and _json(answer).get("status") == "ok":
@@ -210,6 +211,7 @@ class Doctor:
             yield Finding("headers", WARN, says, "let the proxy send X-Forwarded-For, or set GATEWAY_METRICS_TOKEN")
 
     def clock(self) -> Iterator[Finding]:
+        """Whether answers are its own and fresh, and its clock agrees with this one."""
         first, again = (_seen(self.ask(PROBE)).time for _ in range(2))
         if first == again:
             change = "do not cache what says Cache-Control: no-store"
@@ -330,6 +332,7 @@ class Doctor:
     # --- the rest -----------------------------------------------------------------------------------------------------
 
     def links(self) -> Iterator[Finding]:
+        """Whether redirects of emails reach the gateway."""
         answer = self.ask("/r/doctor")
         if answer.status == 404 and "error" in _json(answer):
             yield Finding("links", OK, "redirects of emails reach the gateway")

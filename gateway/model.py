@@ -75,6 +75,7 @@ class IdGenerator:
         self._lock = threading.Lock()
 
     def __call__(self) -> int:
+        """The next id: larger than all before it, also if the clock went back."""
         with self._lock:
             wanted = (time.time_ns() // 1_000_000) << 12
             self._last = max(wanted, self._last + 1)

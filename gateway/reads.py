@@ -195,6 +195,7 @@ class Reader:
 
     @staticmethod
     def event_json(visitor: Visitor, row: Record, server: bool) -> Json:
+        """An event as the APIs show it; `server`: it came without a browser, and its device is not shown."""
         event: Json = {
             "event_id": str(row["event_id"]),
             "message_id": row["message_id"],

@@ -55,6 +55,7 @@ class Script:
 
     @classmethod
     def of(cls, body: bytes) -> "Script":
+        """A script with every coding it is served in."""
         packed = {
             "br": brotli.compress(body, mode=brotli.MODE_TEXT, quality=11),
             "gzip": gzip.compress(body, 9, mtime=0),
@@ -149,10 +150,12 @@ def serve(request: Request, script: Script, caching: str) -> Response:
 
 
 async def latest(request: Request) -> Response:
+    """The script of this version, under a name that stays."""
     return serve(request, load_snippet().served, HOUR)
 
 
 async def readable(request: Request) -> Response:
+    """The script as it was written."""
     return serve(request, load_snippet().source, HOUR)
 
 
@@ -166,6 +169,7 @@ async def pinned(request: Request) -> Response:
 
 
 def routes() -> list[Route]:
+    """Where the script is served."""
     return [
         *(Route(path, latest) for path in ("/veroq.js", "/m.js", "/assets/m.js")),
         Route("/veroq.src.js", readable),

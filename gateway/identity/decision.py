@@ -144,6 +144,7 @@ class Decision:
         return any(f.homes[:2] == pair for f in held)
 
     def nodes_of(self, fact: Fact) -> list[int]:
+        """The profile ids that a fact joined, parted or led to, in the order of its parts."""
         detail = fact.detail
         anchors = [anchor for anchor, _ in detail.get("released", {}).values()]
         given = [row[2] for name in ("dropped", "rehomed") for row in detail.get(name, ())]

@@ -123,10 +123,12 @@ class Graph:
         self.place(visitor)
 
     def place(self, visitor: Visitor) -> None:
+        """Notes where a visitor is at home."""
         self.at_home[visitor.home][visitor.visitor_id] = visitor
         self.turn_of[visitor.visitor_id] = visitor
 
     def displace(self, visitor: Visitor) -> None:
+        """Forgets where a visitor is at home, before it moves or goes."""
         self.at_home[visitor.home].pop(visitor.visitor_id, None)
         self.turn_of.pop(visitor.visitor_id, None)
 
