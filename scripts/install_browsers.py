@@ -33,7 +33,7 @@ FILES = {
         "browser": ("/usr/lib/*/webkit2gtk-4.*/MiniBrowser", "/usr/libexec/webkit2gtk-4.*/MiniBrowser"),
         "screen": ("/usr/bin/Xvfb",),
     },
-    "ublock": {"extension": ("/usr/share/mozilla/extensions/*/uBlock0@*")},
+    "ublock": {"extension": ("/usr/share/mozilla/extensions/*/uBlock0@*",)},
 }
 DEBIAN_PACKAGES = {
     "chromium": ["chromium"],

@@ -120,7 +120,8 @@ def at(edge: Edge) -> httpx.HTTPTransport:
 @pytest.fixture(scope="session")
 def strict_firefox(playwright: Playwright, running_edge: Edge) -> Iterator[Browser]:
     """Firefox as careful people set it: strict protection, no parameters of mailers, GPC, and uBlock Origin."""
-    assert Path(installed("ublock")["extension"]).exists()
+    extension = Path(installed("ublock")["extension"])
+    assert extension.exists() and extension.name.startswith("uBlock0@")
     listed = "listed.test"
     options = firefox_options(running_edge)
     options["firefox_user_prefs"] |= {
