@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +29,7 @@ from gateway.cookies import maybe_one_site
 from gateway.delivery import delivering
 from gateway.demo import backend, shop
 from gateway.errors import Conflict, GatewayError, SettingError
+from gateway.extras import extra_module
 from gateway.identity.engine import Engine
 from gateway.inspect import Inspected
 from gateway.limits import Limits
@@ -56,14 +56,8 @@ def make_store(settings: Settings) -> Store:
     """The store a database URL names."""
     if settings.database.startswith("sqlite:///"):
         return SqliteStore(settings.database.removeprefix("sqlite:///"))
-    try:
-        postgres = import_module("gateway.store.postgres")
-    except ModuleNotFoundError as missing:
-        if missing.name != "asyncpg":
-            raise
-        raise SettingError(
-            "GATEWAY_DATABASE: PostgreSQL needs asyncpg", "pip install 'veroq-gateway[postgres]'"
-        ) from None
+    message = "GATEWAY_DATABASE: PostgreSQL needs asyncpg"
+    postgres = extra_module("gateway.store.postgres", "asyncpg", "postgres", message, SettingError)
     store: Store = postgres.PostgresStore(settings.database)
     return store
 
@@ -72,14 +66,8 @@ def make_traces(settings: Settings) -> Any:
     """`gateway.traces.Traces` where a setting wants them. Raises SettingError without OpenTelemetry."""
     if not settings.otlp_endpoint:
         return None
-    try:
-        traces = import_module("gateway.traces")
-    except ModuleNotFoundError as missing:
-        if not (missing.name or "").startswith("opentelemetry"):
-            raise
-        raise SettingError(
-            "GATEWAY_OTLP_ENDPOINT: traces need OpenTelemetry", "pip install 'veroq-gateway[otel]'"
-        ) from None
+    message = "GATEWAY_OTLP_ENDPOINT: traces need OpenTelemetry"
+    traces = extra_module("gateway.traces", "opentelemetry", "otel", message, SettingError)
     return traces.Traces(traces.exporter(settings))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -17,6 +16,7 @@ from gateway.bulk.person import person_page
 from gateway.commands import identity
 from gateway.context import Gateway
 from gateway.errors import BadRequest, NotFound
+from gateway.extras import extra_module
 from gateway.model import Site
 from gateway.settings import load
 from gateway.terminal import Database, err, site_named, with_gateway
@@ -115,12 +115,7 @@ def writing(what: str, form: str, output: Path | None, properties: list[str], *,
 
 def parquet() -> Any:
     """The module that writes Parquet. Raises BadRequest without pyarrow."""
-    try:
-        return import_module("gateway.bulk.parquet")
-    except ModuleNotFoundError as missing:
-        if missing.name != "pyarrow":
-            raise
-        raise BadRequest("Parquet needs pyarrow", "pip install 'veroq-gateway[parquet]'") from None
+    return extra_module("gateway.bulk.parquet", "pyarrow", "parquet", "Parquet needs pyarrow")
 
 
 async def write_all(found: AsyncIterator[tuple[int, Line]], to: Lines, cursor: int) -> tuple[int, int]:

@@ -13,12 +13,12 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.context import Gateway
 from gateway.errors import BadRequest, GatewayError, Gone
+from gateway.extras import extra_module
 from gateway.feed import Cursor, Feed, Page, prune, pruned
 from gateway.model import Site, now
 from gateway.store.receivers import DeadLetter, Receiver, Receivers
@@ -76,12 +76,7 @@ async def new_receiver(
 
 def jetstream() -> Any:
     """The module that speaks NATS. Raises BadRequest if its library is not installed."""
-    try:
-        return import_module("gateway.jetstream")
-    except ModuleNotFoundError as missing:
-        if missing.name != "nats":
-            raise
-        raise BadRequest("NATS needs a library that is not installed", "pip install 'veroq-gateway[nats]'") from None
+    return extra_module("gateway.jetstream", "nats", "nats", "NATS needs a library that is not installed")
 
 
 class Deliverer:

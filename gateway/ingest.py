@@ -301,10 +301,10 @@ class Ingest:
         if page.parser.denied:
             self.tally.skip(skipped)
             return self.forgetting(page.asked, page.cookie)
-        if shown.by_cookie and not skipped and page.link is None and time.time() - shown.signed_at < REFRESH_AFTER:
+        fresh = shown.by_cookie and time.time() - shown.signed_at < REFRESH_AFTER
+        if fresh and not skipped and page.link is None:
             return TAKEN
         reply = Reply(202, STATUS_OK, [NO_STORE])
-        fresh = shown.by_cookie and time.time() - shown.signed_at < REFRESH_AFTER
         if done.device_id and not fresh:
             token = device_token(self.gateway.signer, page.site.site_id, done.device_id)
             if page.cookie:
