@@ -8,11 +8,10 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
 from gateway import bench_growth, bench_ingest, bench_merge, bench_stores
-from gateway.terminal import AsJson, err, out, print_json
+from gateway.terminal import AsJson, counted, out, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Measure this gateway on this machine.")
 
@@ -43,9 +42,7 @@ def stores(
     as_json: AsJson = False,
 ) -> None:
     """What a durable request costs on SQLite and PostgreSQL, with one gateway and with three, in one run."""
-    with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("measuring")
-        report = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+    with counted("measuring") as report:
         costs = asyncio.run(bench_stores.bench(postgres, seconds, report))
     if as_json:
         print_json(costs)
@@ -65,9 +62,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """What a merge and its undoing cost for profiles of very different size, in one run."""
-    with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("filling a database")
-        report = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+    with counted("filling a database") as report:
         costs = asyncio.run(bench_merge.bench(million=million, rounds=rounds, report=report))
     if as_json:
         print_json(costs)
@@ -87,9 +82,7 @@ def growth(
     output: Annotated[Path | None, typer.Option(help="write the figures to this JSON file")] = None,
 ) -> None:
     """What an event costs when many are there already, beside what it cost at the first hundred thousand."""
-    with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("filling a database")
-        report = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+    with counted("filling a database") as report:
         stages = asyncio.run(bench_growth.bench(events, report))
     table = Table("events", "events/s", "x", "CPU us/event", "x", "memory MiB", "database MiB")
     for s in stages:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from gateway import backup, status
-from gateway.backup import Report
 from gateway.check import check_site
 from gateway.context import Gateway
 from gateway.errors import BadRequest, Unavailable
@@ -22,7 +19,7 @@ from gateway.model import now
 from gateway.retention import Removed, Retention, limits, one_pass, shown
 from gateway.settings import Settings, load
 from gateway.status import Status
-from gateway.terminal import AsJson, Database, err, out, print_json, site_named, with_gateway
+from gateway.terminal import AsJson, Database, counted, err, out, print_json, site_named, with_gateway
 
 app = typer.Typer()
 
@@ -62,14 +59,6 @@ def check(
 # --- backup and restore -----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def pages_copied(what: str) -> Iterator[Report]:
-    """A progress bar for a copy."""
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
 @app.command("backup")
 def make_backup(
     target: Path,
@@ -78,7 +67,7 @@ def make_backup(
     database: Database = None,
 ) -> None:
     """Copy the database into the file TARGET, while the gateway runs. It holds the keys: keep it safe."""
-    with pages_copied("copying") as report:
+    with counted("copying") as report:
         size = backup.backup(backup.sqlite_file(load(database=database)), target, force=force, report=report)
     if as_json:
         print_json({"file": str(target), "bytes": size})
@@ -97,7 +86,7 @@ def restore_backup(
     """Put the backup SOURCE in the place of the database, when it is whole; the gateway must not run."""
     target = backup.sqlite_file(load(database=database))
     with ExitStack() as stack:
-        with pages_copied("copying") as report:
+        with counted("copying") as report:
             fresh = stack.enter_context(backup.restoring(source, target, force=force, report=report))
         found = differences_in(load(database=f"sqlite:///{fresh}")) if verify else {}
         if wrong := [name for name, differences in found.items() if differences]:

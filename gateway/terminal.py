@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from gateway.app import opened
 from gateway.context import Gateway
@@ -46,3 +48,11 @@ async def site_named(gateway: Gateway, name: str) -> Site:
     if site is None:
         raise NotFound(f"there is no site {name!r}", "gateway site list shows them all")
     return site
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told how much is done, and how much there is; nothing where nobody looks."""
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from gateway import app
+from gateway import extras
 from gateway.app import make_app, make_traces, opened
 from gateway.errors import SettingError
 from gateway.settings import load
@@ -99,6 +99,6 @@ def test_without_a_setting_nothing_is_traced_and_without_the_extra_it_says_so(mo
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(name="opentelemetry.sdk")
 
-    monkeypatch.setattr(app, "import_module", missing)
+    monkeypatch.setattr(extras, "import_module", missing)
     with pytest.raises(SettingError, match="need OpenTelemetry"):
         make_traces(load({}, otlp_endpoint="http://localhost:4318"))
