@@ -91,7 +91,9 @@ class BatchRun(Run):
         await self.loader.devices(ids, since)
         self._new_devices(ids)
         await self._load_named([b for b in batches if not _only_events(b)], since)
-        self.last_seq = await self.tx.last_seq(self.site.site_id)  # after the locks: behind whoever held them before
+        self.decider.last_seq = await self.tx.last_seq(
+            self.site.site_id
+        )  # after the locks: behind whoever held them before
         replies: list[Done] = [self._told(b) for b in batches]
         await self.save()
         return replies

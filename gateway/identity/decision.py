@@ -45,11 +45,11 @@ Stretch = tuple[int, int, int, Key | None, Proof | None, bool]
 class Decision:
     """Decides operations one after the other on one world and collects the facts and errors they leave."""
 
-    def __init__(self, world: World, *, now: int, new_id: Callable[[], int], next_seq: Callable[[], int]) -> None:
+    def __init__(self, world: World, *, now: int, new_id: Callable[[], int]) -> None:
         self.world = world
         self.now = now
         self.new_id = new_id
-        self.next_seq = next_seq
+        self.last_seq = 0
         self.facts: list[Fact] = []
         self.errors: list[IdentityError] = []
         self.checked_links: dict[int, set[str]] = {}
@@ -58,6 +58,11 @@ class Decision:
         self.deleted: list[Visitor] = []
         self.deleted_nodes: set[int] = set()
         self.tombstones: list[str] = []
+
+    def next_seq(self) -> int:
+        """The next place in the ledger: time-ordered, and behind everything committed even if the clock went back."""
+        self.last_seq = max(self.last_seq + 1, self.new_id())
+        return self.last_seq
 
     def _fact(
         self,

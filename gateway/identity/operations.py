@@ -35,7 +35,7 @@ class OperationRun(Run):
     async def run(self) -> Answer:
         """Loads, decides, saves. Raises NotFound for a missing person, Conflict for a stale plan."""
         operation = self.operation
-        self.last_seq = await self.tx.last_seq(self.site.site_id)
+        self.decider.last_seq = await self.tx.last_seq(self.site.site_id)
         people = [(p.key, p.profile_id, p.device_id) for p in operation.people]
         fingerprint = rules.fingerprint(operation.kind, people, operation.of, operation.force, operation.blocked)
         for fact in await self.tx.recorded(self.site.site_id, [operation.op_id]) if operation.op_id else []:

@@ -33,9 +33,8 @@ class Run:
         self.site = site
         self.new_id = new_id
         self.now = now()
-        self.last_seq = 0
         self.loader = Loader(tx, site)
-        self.decider = Decider(self.loader.world, now=self.now, new_id=new_id, next_seq=self.next_seq)
+        self.decider = Decider(self.loader.world, now=self.now, new_id=new_id)
         self.devices_changed: set[int] = set()
         self.events: list[Event] = []
         self.writes: list[Write] = []
@@ -45,11 +44,6 @@ class Run:
         self.new_names: dict[str, str] = {}
         self.repeated = 0
         self.private: set[int] = set()
-
-    def next_seq(self) -> int:
-        """The next place in the ledger: time-ordered, and behind everything committed even if the clock went back."""
-        self.last_seq = max(self.last_seq + 1, self.new_id())
-        return self.last_seq
 
     @property
     def world(self) -> World:
@@ -184,7 +178,7 @@ class Run:
     def _kept_apart(self, changes: Changes) -> None:
         """The pairs that must not be merged, where they changed around the loaded profiles."""
         pairs = {(a, b) for a, others in self.world.exclusions.items() for b in others}
-        changes.excluded = [(a, b, self.last_seq) for a, b in sorted(pairs - self.loader.exclusion_rows)]
+        changes.excluded = [(a, b, self.decider.last_seq) for a, b in sorted(pairs - self.loader.exclusion_rows)]
         changes.included = sorted(self.loader.exclusion_rows - pairs)
 
     async def _collapse(self) -> tuple[list[Write], list[Write]]:
