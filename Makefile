@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve bench test test-slow lint format wheel clean browsers clients databases proxies
+.PHONY: help demo serve bench test test-slow lint format wheel clean tools clients
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,10 +17,10 @@ demo: $(VENV)/installed  ## the gateway with a small shop and inbox to try it on
 serve: $(VENV)/installed  ## the gateway alone, on http://localhost:8000
 	@$(BIN)/gateway serve
 
-test: $(VENV)/installed-test browsers clients databases proxies  ## lint, types, and every test but the slow ones
+test: $(VENV)/installed-test tools clients  ## lint, types, and every test but the slow ones
 	@sh scripts/check.sh
 
-test-slow: $(VENV)/installed-test browsers clients databases proxies  ## the tests marked slow
+test-slow: $(VENV)/installed-test tools clients  ## the tests marked slow
 	@sh scripts/check.sh slow
 
 lint: $(VENV)/installed-test  ## ruff and mypy only
@@ -41,16 +41,10 @@ clean:  ## remove the virtual environment and everything built or cached
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results tests/dialects/clients/node_modules examples/playwright_test/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-browsers: $(VENV)/installed-test
-	@$(BIN)/python scripts/install_browsers.py
+tools: $(VENV)/installed-test
+	@$(BIN)/python scripts/install_tools.py
 
-proxies: $(VENV)/installed-test
-	@$(BIN)/python scripts/install_proxies.py
-
-databases: $(VENV)/installed-test
-	@$(BIN)/python scripts/install_postgres.py
-
-clients:
+clients: $(VENV)/installed-test
 	@sh scripts/install_clients.sh
 
 # A stamp older than pyproject.toml installs again, and so does one whose interpreter is gone: then both stamps go first.

@@ -22,10 +22,7 @@ fi
 
 # Debian and Ubuntu ship ensurepip in a package of its own, python3.11-venv.
 package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "Installing $package, without which Python cannot make a virtual environment"
-    apt-get -o DPkg::Lock::Timeout=120 update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -qq -y --no-install-recommends "$package"
+if "$python" "$(dirname "$0")/debian.py" "$package"; then
     make_venv
 else
     echo "'$python' cannot make a virtual environment. On Debian or Ubuntu: sudo apt-get install $package" >&2

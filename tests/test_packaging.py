@@ -87,7 +87,7 @@ def test_readme_names_only_commands_that_exist() -> None:
     assert {"demo", "test"} <= named
 
 
-INTERNAL = {"browsers", "clients", "databases", "proxies"}  # what `make test` needs first
+INTERNAL = {"tools", "clients"}  # what `make test` needs first
 
 
 def test_help_lists_every_command_once() -> None:

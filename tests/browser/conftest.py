@@ -117,7 +117,7 @@ def browser(
 
 
 def installed(name: str) -> dict[str, str]:
-    """Launch options of the browser that `scripts/install_browsers.py` found for this Python."""
+    """Launch options of the browser that `scripts/browsers.py` found for this Python."""
     note = Path(sys.prefix) / "browsers.json"
     found = json.loads(note.read_text()) if note.exists() else {}
     launch = found.get(name, {})

@@ -1,19 +1,17 @@
-"""Finds or installs the browsers of the browser tests, and notes beside Python which ones work: Chromium, Firefox, and
-on Linux WebKitGTK with a screen for it, and uBlock Origin for Firefox.
-
-In this order: a browser that is installed, Playwright's own download, and for root on Debian its packages.
+"""Finds the browsers of the browser tests, and notes beside Python which ones work: Chromium, Firefox, and on Linux
+WebKitGTK with a screen for it, and uBlock Origin for Firefox.
 """
 
 import json
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
 
+from debian import run
 from playwright.sync_api import Error, Playwright, sync_playwright
 
 PLAYED = ("chromium", "firefox")  # by Playwright
@@ -44,24 +42,28 @@ DEBIAN_PACKAGES = {
 NOTE = Path(sys.prefix) / "browsers.json"
 
 
-def main() -> int:
-    found = remembered()
-    with sync_playwright() as playwright:
-        for step in (no_install, download, install_packages):
-            missing = [name for name in NAMES if name not in found]
-            if not missing or not step(missing):
-                continue
-            for name in missing:
-                launch = first_working(playwright, name) if name in PLAYED else files_of(name)
-                if launch is not None:
-                    found[name] = launch
-    NOTE.write_text(json.dumps(found, indent=2) + "\n")
-    for name in NAMES:
-        print(f"{name}: {', '.join(found[name].values())}" if name in found else f"{name}: none that works")
-    if missing := [package for name in NAMES if name not in found for package in DEBIAN_PACKAGES[name]]:
-        print(f"Install what Debian calls {' '.join(missing)}, then run this again.", file=sys.stderr)
-        return 1
-    return 0
+def missing() -> list[str]:
+    """Debian's packages for what is nowhere to be found; tells of what was not known before."""
+    known = remembered()
+    found = known | {name: files for name in NAMES if name in FILES and (files := files_of(name))}
+    if unknown := [name for name in PLAYED if name not in known]:
+        with sync_playwright() as playwright:
+            found |= {name: launch for name in unknown if (launch := first_working(playwright, name))}
+    if found != known:
+        NOTE.write_text(json.dumps(found, indent=2) + "\n")
+    for name in found:
+        if name not in known:
+            print(f"{name}: {', '.join(found[name].values())}", flush=True)
+    return [package for name in NAMES if name not in found for package in DEBIAN_PACKAGES[name]]
+
+
+def download(packages: Sequence[str]) -> None:
+    """Has Playwright download its own build of those that it plays."""
+    names = [name for name in PLAYED if set(DEBIAN_PACKAGES[name]) & set(packages)]
+    if names:
+        print(f"Downloading {' and '.join(names)} for Playwright", flush=True)
+        for line in run([sys.executable, "-m", "playwright", "install", *names]):
+            print(f"  {line}", file=sys.stderr)
 
 
 def remembered() -> dict[str, Any]:
@@ -104,47 +106,5 @@ def candidates(playwright: Playwright, name: str) -> Iterator[dict[str, str]]:
         yield {"executable_path": downloaded}
 
 
-def no_install(missing: list[str]) -> bool:
-    return True
-
-
-def download(missing: list[str]) -> bool:
-    names = [name for name in missing if name in PLAYED]
-    if not names:
-        return False
-    print(f"Downloading {' and '.join(names)} for Playwright")
-    return succeeds([sys.executable, "-m", "playwright", "install", *names], seconds=900)
-
-
-def install_packages(missing: list[str]) -> bool:
-    if os.name != "posix" or os.geteuid() != 0 or shutil.which("apt-get") is None:
-        return False
-    packages = [package for name in missing for package in DEBIAN_PACKAGES[name]]
-    print(f"Installing Debian's {', '.join(packages)}")
-    apt = ["apt-get", "-o", "DPkg::Lock::Timeout=120"]
-    return succeeds([*apt, "update"], seconds=300) and succeeds(
-        [*apt, "install", "-y", "--no-install-recommends", *packages], seconds=1200
-    )
-
-
-def succeeds(command: list[str], seconds: int) -> bool:
-    """Runs it quietly; when it fails, its last lines say why."""
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds
-        )
-    except subprocess.TimeoutExpired:
-        print(f"  gave up after {seconds} s")
-        return False
-    if done.returncode:
-        print("  not possible here: " + " | ".join((done.stdout + done.stderr).strip().splitlines()[-3:]))
-    return done.returncode == 0
-
-
 def first_line(error: Error) -> str:
     return next(iter(str(error).splitlines()), "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
