@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 
 import asyncpg
 
+from tests import programs
 from tests.server import free_port, wait_for
 
 T = TypeVar("T")
@@ -41,9 +42,7 @@ def program(name: str) -> str | None:
 
 def required(name: str) -> str:
     """The same, for programs without which nothing goes on."""
-    path = program(name)
-    assert path is not None, f"{name} is missing: python scripts/install_postgres.py"
-    return path
+    return program(name) or programs.required(name)
 
 
 def as_postgres(*options: str) -> list[str]:

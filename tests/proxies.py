@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -13,10 +12,10 @@ from typing import Self
 
 import trustme
 
+from tests.programs import required
 from tests.server import ROOT, free_port
 
 HOSTS = ("www.shop.example", "t.shop.example", "tracker.example", "www.other.example")
-PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
 
 
 class Certificates:
@@ -73,11 +72,9 @@ class Proxy:
         (self.site / name).write_text(html)
 
     def __enter__(self) -> Self:
-        found = shutil.which(self.program, path=PATH)
-        assert found, f"{self.program} is not installed: scripts/install_proxies.py"
         environment = os.environ | {"HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder)}
         with self.log.open("wb") as log:
-            command = [found, *self.command()]
+            command = [required(self.program), *self.command()]
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )

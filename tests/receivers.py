@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.programs import required
 from tests.server import free_port, wait_for
 
 
@@ -59,12 +60,11 @@ class NatsServer:
     """`nats-server -js` on a free port; what its streams hold survives `kill` and `start`."""
 
     def __init__(self) -> None:
-        path = shutil.which("nats-server") or "/usr/sbin/nats-server"
-        assert Path(path).exists(), "nats-server is missing: python scripts/install_postgres.py"
         self.folder = Path(tempfile.mkdtemp(prefix="gateway-nats-"))
         self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
-        self.command = [path, "-js", "-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self.folder)]
+        options = ["-js", "-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self.folder)]
+        self.command = [required("nats-server"), *options]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

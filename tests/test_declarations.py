@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
+from tests.programs import required
 from tests.server import ROOT
 
 TSC = ROOT / "tests" / "dialects" / "clients" / "node_modules" / "typescript" / "bin" / "tsc"
@@ -16,7 +17,7 @@ def compiled(folder: Path, *samples: str) -> str:
     files = [str(ROOT / "static" / "veroq.d.ts"), *(str(SAMPLES / s) for s in samples)]
     project = folder / "tsconfig.json"
     project.write_text(json.dumps({"compilerOptions": options, "files": files}))
-    command = ["node", str(TSC), "-p", str(project), "--pretty", "false"]
+    command = [required("node"), str(TSC), "-p", str(project), "--pretty", "false"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode == 0) == (done.stdout + done.stderr == ""), done.stderr
     return done.stdout + done.stderr

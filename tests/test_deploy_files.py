@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import ssl
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import yaml
 
 from gateway.settings import SETTINGS
 from tests.faults.swarm import UNLIMITED
+from tests.programs import required
 from tests.proxies import Certificates, Nginx
 from tests.server import ROOT, GatewayServer, wait_for
 from tests.test_serving import Visitors
@@ -79,8 +79,7 @@ def test_files_that_run_the_gateway_name_settings_that_there_are() -> None:
 
 
 def test_the_units_are_what_systemd_takes(tmp_path: Path) -> None:
-    program = shutil.which("systemd-analyze")
-    assert program, "systemd-analyze is not installed: scripts/install_proxies.py"
+    program = required("systemd-analyze")
     for unit in DEPLOY.glob("systemd/*"):
         text = unit.read_text().replace("/opt/gateway/bin/gateway", str(TOOLS / "gateway"))
         (tmp_path / unit.name).write_text(text)

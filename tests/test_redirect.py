@@ -21,6 +21,7 @@ from gateway.settings import load
 from gateway.signing import LinkPayload, link_token
 from gateway.sites import check_link_param
 from tests.driver import Driver
+from tests.programs import required
 
 ORIGINS = ["https://www.shop.example", "http://shop.localhost:8080", "https://xn--mnchen-3ya.example"]
 SHOP = "https://www.shop.example"
@@ -192,9 +193,8 @@ def test_browsers_read_every_target_as_we_do() -> None:
     script = (
         "const u=JSON.parse(require('fs').readFileSync(0));console.log(JSON.stringify(u.map(x=>new URL(x).origin)))"
     )
-    done = subprocess.run(
-        ["node", "-e", script], input=json.dumps(accepted), capture_output=True, text=True, timeout=30, check=True
-    )
+    command = [required("node"), "-e", script]
+    done = subprocess.run(command, input=json.dumps(accepted), capture_output=True, text=True, timeout=30, check=True)
     assert len(accepted) > 1000
     assert set(json.loads(done.stdout)) <= set(ORIGINS)
 

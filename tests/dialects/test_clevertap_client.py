@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.programs import required
 from tests.server import GatewayServer, Site
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -22,9 +23,8 @@ def run(server: GatewayServer, site: Site, *steps: list[Any], passcode: str = ""
         "passcode": passcode or site["secret_key"],
         "steps": steps,
     }
-    done = subprocess.run(
-        ["node", CLIENTS / "clevertap.mjs"], input=json.dumps(asked), capture_output=True, text=True, timeout=60
-    )
+    command = [required("node"), CLIENTS / "clevertap.mjs"]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     answers: list[Any] = json.loads(done.stdout)
     return answers

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from tests.programs import required
 from tests.server import GatewayServer, Site, api_answer
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -14,9 +15,8 @@ Json = dict[str, Any]
 def run(server: GatewayServer, site: Site, *steps: tuple[str, Any], secret: str = "") -> list[Json]:
     """The client's answers to calls made in one process."""
     asked = {"base_url": server.url, "key": site["api_key"], "secret": secret or site["secret_key"], "steps": steps}
-    done = subprocess.run(
-        ["node", CLIENTS / "suprsend.mjs"], input=json.dumps(asked), capture_output=True, text=True, timeout=60
-    )
+    command = [required("node"), CLIENTS / "suprsend.mjs"]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     answers: list[Json] = json.loads(done.stdout)
     return answers

@@ -3,7 +3,6 @@
 import base64
 import http.client
 import json
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import httpx
 import pytest
 from vero import VeroEndpoints, VeroEventLogger, client
 
+from tests.programs import required
 from tests.server import GatewayServer, Site
 
 Json = dict[str, Any]
@@ -134,10 +134,7 @@ def test_python_a_merge_is_undone_through_the_native_api(shop: Shop, logger: Ver
 
 def in_node(shop: Shop, key: str, calls: list[Any]) -> list[str | None]:
     """What each call of the SDK threw, None for nothing."""
-    node = shutil.which("node")
-    if node is None or not (CLIENTS / "node_modules").exists():
-        pytest.fail("the vendors' clients are not installed; run `make test` once, which sees to it", pytrace=False)
-    command = [node, str(CLIENTS / "vero_tracking.mjs"), shop.url, key, json.dumps(calls)]
+    command = [required("node"), str(CLIENTS / "vero_tracking.mjs"), shop.url, key, json.dumps(calls)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     results: list[str | None] = json.loads(done.stdout)
@@ -194,9 +191,7 @@ def test_sdk_in_node_with_the_public_key(shop: Shop) -> None:
 
 def curl(*arguments: str) -> tuple[int, bytes]:
     """Status and body of a request made by curl."""
-    if shutil.which("curl") is None:
-        pytest.skip("there is no curl here")
-    command = ["curl", "--silent", "--noproxy", "*", "--write-out", "\n%{http_code}", *arguments]
+    command = [required("curl"), "--silent", "--noproxy", "*", "--write-out", "\n%{http_code}", *arguments]
     body, _, status = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout.rpartition(b"\n")
     return int(status), body
 

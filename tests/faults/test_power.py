@@ -14,6 +14,7 @@ from gateway.check import check_site
 from gateway.settings import load
 from tests.faults.disk import RECORD, Disk, Step, steps_of
 from tests.faults.swarm import UNLIMITED, Swarm, stored
+from tests.programs import required
 from tests.server import GatewayServer
 
 NAMES = ("gateway.db", "gateway.db-wal")
@@ -22,8 +23,7 @@ CARELESS = Path(__file__).with_name("careless.py")
 
 def record(folder: Path, messages: int, *extra: str) -> tuple[Disk, list[Step], Swarm]:
     """The disk before, everything that a gateway under load did to it, and who was answered when."""
-    if not shutil.which("strace"):
-        pytest.skip("needs strace")
+    required("strace")
     program = folder / "recorded"
     command = [*RECORD.format(trace=folder / "trace").split(), sys.executable, *extra]
     program.write_text(f'#!/bin/sh\nexec {" ".join(command)} "$@"\n')

@@ -16,6 +16,7 @@ from gateway.app import make_store
 from gateway.settings import load
 from tests.driver import driving
 from tests.postgres import Cluster, as_postgres
+from tests.programs import required
 from tests.server import free_port, wait_for
 
 CASES = json.loads((Path(__file__).parent.parent / "data" / "scenarios.json").read_text())
@@ -38,13 +39,11 @@ pidfile = {folder}/pid
 @pytest.fixture(scope="module")
 def pooler(postgres: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a pooler with two connections to the tests' server."""
-    path = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-    assert os.access(path, os.X_OK), "pgbouncer is missing: python scripts/install_postgres.py"
     folder, port = Path(tempfile.mkdtemp(prefix="pooler-", dir=postgres.folder)), free_port()
     (folder / "ini").write_text(SETTINGS.format(server_port=postgres.port, port=port, folder=folder))
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
-    command = [*as_postgres("--pdeathsig", "INT"), path, str(folder / "ini")]
+    command = [*as_postgres("--pdeathsig", "INT"), required("pgbouncer"), str(folder / "ini")]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for((folder / "pid").exists, message="pgbouncer")
