@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from tests import server as servers
 from tests.postgres import Cluster, empty, program
 from tests.server import GatewayServer
+
+# The test extra brings Node.js, which goes before an older one of the machine, also for what npm runs in its turn.
+os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
 
 BROWSER_TESTS = Path(__file__).parent / "browser"
 BROWSERS = ("chromium", "firefox")

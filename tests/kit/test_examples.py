@@ -1,13 +1,11 @@
 """The examples, run as the projects of other people that they stand for."""
 
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-
 from tests.kit.conftest import succeeds
+from tests.programs import required
 from tests.server import ROOT, GatewayServer, free_port
 
 EXAMPLES = ROOT / "examples"
@@ -29,8 +27,8 @@ def test_asynchronous_playwright() -> None:
     assert "2 passed" in examples("playwright_async", without="playwright")
 
 
-@pytest.mark.skipif(shutil.which("chromedriver") is None, reason="needs chromedriver (Debian: chromium-driver)")
 def test_selenium() -> None:
+    required("chromedriver")
     assert "2 passed" in examples("selenium_shop", without="playwright")
 
 
@@ -38,7 +36,7 @@ def test_playwright_test_in_typescript(tmp_path: Path) -> None:
     gateway = tmp_path / "gateway"
     gateway.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gateway "$@"\n')
     gateway.chmod(0o700)
-    said = succeeds("npm", "test", cwd=NODE, GATEWAY=str(gateway), GATEWAY_PORT=str(free_port()))
+    said = succeeds(required("npm"), "test", cwd=NODE, GATEWAY=str(gateway), GATEWAY_PORT=str(free_port()))
     assert "4 passed" in said
 
 
@@ -54,4 +52,4 @@ class InspectedServer(GatewayServer):
 
 def test_polling_as_cypress_does_it(tmp_path: Path) -> None:
     with InspectedServer(tmp_path) as server:
-        assert "# pass 2" in succeeds("npm", "run", "test:polling", cwd=NODE, GATEWAY_URL=server.url)
+        assert "pass 2" in succeeds(required("npm"), "run", "test:polling", cwd=NODE, GATEWAY_URL=server.url)

@@ -14,6 +14,7 @@
 //   cy.tracked({ name: 'Viewed product' }).its(0).should('deep.include', { data: { sku: 'A1' } });
 
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { beforeEach, test } from 'node:test';
 
@@ -36,7 +37,7 @@ beforeEach(() => request('POST', '/inspect/reset'));
 
 async function visit(...commands) {
   const { api_key: key } = await request('GET', '/inspect/site');
-  const entries = commands.map((command) => ({ id: crypto.randomUUID(), at: Date.now(), command }));
+  const entries = commands.map((command) => ({ id: randomUUID(), at: Date.now(), command }));
   await request('POST', '/v1/commands', { key, sent_at: Date.now(), commands: entries });
 }
 
