@@ -41,6 +41,7 @@ def run_server(settings: Settings, workers: int, **modes: str) -> None:
         forwarded_allow_ips=settings.trusted_proxies,
         http="gateway.protocol:Protocol",
         ws="none",
+        lifespan="on",  # by default what cannot start would listen all the same, and fail on every request
     )
     server = uvicorn.Server(config)
     sockets = inherited_sockets(os.environ)

@@ -229,3 +229,20 @@ def test_a_supervisor_is_told_also_where_its_socket_has_no_file(monkeypatch: pyt
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
         tell_supervisor("READY=1")
         assert hears.recv(100) == b"READY=1"
+
+
+def test_what_fails_at_the_start_does_not_listen(tmp_path: Path) -> None:
+    broken = """
+from gateway import app, serving, settings
+
+async def announce(self):
+    raise ZeroDivisionError("at the start")
+
+app.Access.announce = announce
+serving.run_server(settings.load(port=0), 1)
+"""
+    command = [sys.executable, "-c", broken]
+    done = subprocess.run(command, cwd=tmp_path, env=gateway_environment(), capture_output=True, text=True, timeout=30)
+    assert done.returncode == 3
+    assert "ZeroDivisionError" in done.stderr
+    assert "running on" not in done.stderr
