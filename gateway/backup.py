@@ -35,6 +35,8 @@ def backup(source: Path, target: Path, *, force: bool = False, report: Report | 
         raise NotFound(f"there is no database {source}", "say which one: --database sqlite:///PATH")
     if target.exists() and not force:
         raise Conflict(f"{target} exists", "choose another name, or add --force")
+    if target.exists() and target.samefile(source):
+        raise Conflict(f"{target} is the database itself", "name another file for its copy")
     with beside(target) as part:
         with opened(source) as reader, opened(part) as copy:
             reader.execute("pragma query_only = 1")
@@ -55,7 +57,9 @@ def restoring(source: Path, target: Path, *, force: bool = False, report: Report
     and when the block raises, nothing has changed.
     """
     if not source.exists():
-        raise NotFound(f"there is no file {source}")
+        raise NotFound(f"there is no file {source}", "name the file that gateway backup wrote")
+    if target.exists() and target.samefile(source):
+        raise Conflict(f"{source} is the database itself", "name a backup of it")
     if target.exists():
         if not force:
             raise Conflict(f"there is a database {target} already", "add --force to replace it")

@@ -67,6 +67,8 @@ def test_a_restore_overwrites_only_when_told_and_never_a_database_in_use(tmp_pat
         server.command("backup", str(copy))
         server.site("after")
         assert "--force" in refused(server, "restore", str(copy))
+        for command in ("backup", "restore"):
+            assert "the database itself" in refused(server, command, "gateway.db", "--force")
         assert "stop the gateway" in refused(server, "restore", str(copy), "--force")
         assert "after" in server.command("site", "list").stdout
         server.stop()
