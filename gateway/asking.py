@@ -62,9 +62,8 @@ class Asker:
         self, url: str, method: str = "GET", headers: dict[str, str] | None = None, *, body: bytes = b"", at: str = ""
     ) -> Answer:
         """One request, sent to the address `at` if that is given. Raises NoAnswer."""
+        host, port = place_of(url)
         parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
         connect_host, _, connect_port = self.connect.rpartition(":")
         where = (connect_host, int(connect_port)) if self.connect else (at or host, port)
         connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
@@ -87,6 +86,18 @@ class Asker:
             ) from error
         finally:
             connection.close()
+
+
+def place_of(url: str) -> tuple[str, int]:
+    """(host, port) of an address. Raises NoAnswer for what is none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        if parts.hostname:
+            return parts.hostname, port
+    except (ValueError, KeyError):
+        pass
+    raise NoAnswer(f"{url[:200]!r} is not an http(s) address", "write it as https://www.shop.example/vq")
 
 
 def _expires(sock: socket.socket) -> float | None:

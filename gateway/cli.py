@@ -23,6 +23,7 @@ from gateway.move import move
 from gateway.record import Replay, Replayed, read_lines
 from gateway.serving import run_server
 from gateway.settings import load
+from gateway.signing import LINK_MAX_AGE
 from gateway.sites import auth_token
 from gateway.terminal import AsJson, Database, err, out, print_json, site_named, with_gateway
 
@@ -232,8 +233,12 @@ def link(
     person: str,
     url: str,
     campaign: Annotated[str, typer.Option(help="kept with the link")] = "",
-    expires_in: Annotated[int | None, typer.Option(min=1, help="seconds; default 400 days")] = None,
-    gateway_url: Annotated[str, typer.Option(help="where browsers reach the gateway")] = "http://localhost:8000",
+    expires_in: Annotated[
+        int | None, typer.Option(min=1, max=LINK_MAX_AGE, help="seconds; at most, and by default, 400 days")
+    ] = None,
+    gateway_url: Annotated[
+        str | None, typer.Option(help="where browsers reach the gateway; default: GATEWAY_PUBLIC_URL")
+    ] = None,
     as_json: AsJson = False,
     database: Database = None,
 ) -> None:
@@ -241,13 +246,14 @@ def link(
     key, blocked = identity(person)
     if key is None:
         raise BadRequest(blocked or "not an id")
+    settings = load(database=database, public_url=gateway_url)
 
     async def work(gateway: Gateway) -> dict[str, str]:
-        base = gateway.settings.public_url or gateway_url
+        base = settings.public_url or f"http://localhost:{settings.port}"
         options = {"campaign": campaign, "gateway_url": base}
         return make_link(gateway.signer, await site_named(gateway, site), key, url, expires_in=expires_in, **options)
 
-    made = with_gateway(load(database=database), work)
+    made = with_gateway(settings, work)
     if as_json:
         print_json(made)
     else:

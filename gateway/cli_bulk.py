@@ -132,7 +132,11 @@ def hearing(results: Path | None) -> Iterator[Callable[[Result], object]]:
     if results is None:
         yield lambda result: None
         return
-    with results.open("w", newline="", encoding="utf-8") as file:
+    try:
+        opened = results.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise BadRequest(f"{results} cannot be written: {error.strerror}", "name another --results") from error
+    with opened as file:
         writer = csv.writer(file)
         writer.writerow(["line", "old", "new", "outcome", "message"])
         yield lambda r: writer.writerow([r.line, r.source, r.target, r.outcome, r.message])
@@ -155,13 +159,15 @@ def merge_people(
     if (file is None) == (not undo):
         raise BadRequest("merge needs a file, or --undo BATCH", "gateway merge --help")
     table = read_table(file, encoding=encoding, delimiter=delimiter) if file else None
+    if file and results and results.exists() and results.samefile(file):
+        raise BadRequest(f"--results would overwrite {file}", "name another file")
     name = check_batch(undo or batch or f"merge-{table.digest[:12] if table else ''}")
 
     async def work(gateway: Gateway) -> Merged:
         named = await site_named(gateway, site)
         with hearing(results) as hear:
             if table is None:
-                return await merges.undo_batch(gateway, named, name, hear)
+                return await merges.undo_batch(gateway, named, name, hear, dry_run=dry_run)
             return await merged_with_bar(gateway, named, table, name, hear, dry_run=dry_run)
 
     show_merged(with_gateway(load(database=database), work), as_json=as_json, undo=bool(undo))
@@ -194,7 +200,7 @@ def show_merged(merged: Merged, *, as_json: bool, undo: bool = False) -> None:
             out.print(f"  {outcome}: {number}", highlight=False)
         if merged.repeated:
             out.print(f"  {merged.repeated} of them had been carried out before", highlight=False)
-        if not undo and not merged.dry_run:
+        if merged.rows and not undo and not merged.dry_run:
             out.print(f"To take it back: gateway merge SITE --undo {merged.batch}", highlight=False)
         show_errors(merged.errors, merged.failed)
     if merged.failed:

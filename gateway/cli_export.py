@@ -46,11 +46,15 @@ def export_site(
     """Write all people or events, or everything held about one person."""
     settings = load(database=database)
     form = format_ or ("json" if what == "person" else "csv")
+    if what == "person" and not person:
+        raise BadRequest("it is not said whose data", "gateway export SITE person ID")
     if what == "person" and form in PERSON_FORMATS and not (as_json and form == "html"):
         text = with_gateway(settings, lambda gateway: everything_about(gateway, site, person, form))
         write_new(text, output)
         return
-    if what not in WHAT or form not in FORMATS or person:
+    if what in WHAT and person:
+        raise BadRequest(f"{what} are exported whole", f"leave {person!r} out, or: gateway export SITE person ID")
+    if what not in WHAT or form not in FORMATS:
         hint = "people or events, as csv, jsonl or parquet; or: person ID, as json or html"
         raise BadRequest(f"{what} cannot be exported as {form}", hint)
     start = check_cursor(after)

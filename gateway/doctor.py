@@ -20,7 +20,7 @@ import brotli  # type: ignore[import-untyped]
 import msgspec
 
 from gateway import csp
-from gateway.asking import Answer, Asker, NoAnswer
+from gateway.asking import Answer, Asker, NoAnswer, place_of
 from gateway.cookies import is_local, maybe_one_site, set_cookie
 from gateway.embedding import Embedded, embedded_in
 from gateway.errors import BadRequest
@@ -49,14 +49,17 @@ class Doctor:
 
     def __init__(self, url: str, asker: Asker, *, page: str = "", key: str = "") -> None:
         self.url = url.rstrip("/")
+        try:
+            self.host, self.port = place_of(self.url)
+        except NoAnswer as error:
+            raise BadRequest(f"{url!r} is not the address of a gateway", error.hint) from error
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise BadRequest(f"{url!r} is not the address of a gateway", "write it as https://www.shop.example/vq")
+        if parts.query or parts.fragment:
+            hint = "leave out what comes after ? or #"
+            raise BadRequest(f"{url!r} is not the address of a gateway", hint)
         self.asker = asker
         self.page = page
         self.key = key
-        self.host = parts.hostname
-        self.port = parts.port or {"http": 80, "https": 443}[parts.scheme]
         self.secure = parts.scheme == "https"
         self.origin = _origin(page) if page else f"{parts.scheme}://{parts.netloc}"
         self.addresses: list[str] = []

@@ -34,6 +34,9 @@ Write = Callable[[Json], None]
 log = logging.getLogger("gateway.record")
 
 FORMAT = 1
+LINE = {"site", "at", "outcomes"}
+FIELDS = (LINE | {"operation"}, LINE | {"batch", "device"}, LINE | {"commands", "device", "measured"})
+"""What a line holds: an operation, a server's request, or a page's."""
 SIGNED = ("link", "verify")
 MASK = "(what it proved is kept beside)"
 
@@ -176,8 +179,12 @@ def from_json(shown: Json, **more: Any) -> Any:
 
 @asynccontextmanager
 async def recording(gateway: Gateway, path: Path) -> AsyncIterator[Recorder]:
-    """Appends what arrives to a file which nobody else may read: it holds what people did."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    """Appends what arrives to a file which nobody else may read: it holds what people did. Raises BadRequest."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        hint = "name a file in a folder that is there"
+        raise BadRequest(f"{path} cannot be written: {error.strerror}", hint) from error
     with os.fdopen(descriptor, "ab") as file:
         async with Recorder(gateway, writer_to(file)) as recorder:
             yield recorder
@@ -201,13 +208,17 @@ def writer_to(file: IO[bytes]) -> Write:
 
 def read_lines(path: Path) -> Iterator[Json]:
     """The lines of a recording. Raises BadRequest naming the first that cannot be read."""
-    with path.open("rb") as file:
+    try:
+        opened = path.open("rb")
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}", "make a recording: gateway record FILE") from error
+    with opened as file:
         for number, raw in enumerate(file, 1):
             if not raw.strip():
                 continue
             try:
                 line = msgspec.json.decode(raw)
-                known = line["recording"] == FORMAT
+                known = line["recording"] == FORMAT and any(fields <= line.keys() for fields in FIELDS)
             except (msgspec.DecodeError, LookupError, TypeError):
                 known = False
             if not known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -156,12 +157,51 @@ def test_a_quote_that_is_never_closed_does_not_fill_the_memory(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("", "no header"), ("id,id\n", "two columns 'id'"), ("\n1,2\n", "no header")]
+    ("text", "said"),
+    [
+        ("", "no header"),
+        ("id,id\n", "two columns 'id'"),
+        ("\n1,2\n", "no header"),
+        ("id," + "x" * 200_000 + "\n1,2\n", "is not CSV"),
+    ],
 )
 def test_a_header_that_cannot_be_used_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "people.csv").write_text(text)
     with pytest.raises(BadRequest, match=said):
         read_table(tmp_path / "people.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"encoding": "nope"}, "no encoding"),
+        ({"encoding": "hex"}, "no encoding"),  # of bytes, not of text
+        ({"encoding": "punycode"}, "no encoding"),
+        ({"encoding": "utf-16"}, "is not utf-16"),
+        ({"encoding": "utf-32"}, "is not utf-32"),
+        ({"delimiter": "::"}, "delimiter cannot be"),
+        ({"delimiter": '"'}, "delimiter cannot be"),
+        ({"delimiter": "\n"}, "delimiter cannot be"),
+    ],
+)
+def test_what_a_file_cannot_be_read_as_is_refused(tmp_path: Path, options: dict[str, str], said: str) -> None:
+    (tmp_path / "people.csv").write_text("id,plan\n1,a\n")
+    with pytest.raises(BadRequest, match=said):
+        read_table(tmp_path / "people.csv", **options)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadRequest, match="read twice"):
+        read_table(tmp_path / "pipe")
+
+
+def test_a_column_may_be_named_on_two_lines(tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text('id,"plan\nof 2026",city\n1,a,Wien\n')
+    table = read_table(tmp_path / "people.csv")
+    assert table.header == ["id", "plan\nof 2026", "city"]
+    assert [(r.line, r.cells, r.problem) for r in table.rows()] == [(3, ["1", "a", "Wien"], "")]
 
 
 def test_the_delimiter_is_not_looked_for_inside_quotes() -> None:
@@ -288,13 +328,17 @@ def test_merge_as_a_user_meets_it(gateway: Shell) -> None:
     assert gateway.json("merge", "shop", "pairs.csv", code=1)["repeated"] == 3
     names = {i["value"] for i in gateway.json("export", "shop", "person", "1")["profile"]["identities"]}
     assert names == {"1", "anna@x.io"}
+    planned = gateway.json("merge", "shop", "--undo", done["batch"], "--dry-run")
     undone = gateway.json("merge", "shop", "--undo", done["batch"])
+    assert undone["outcomes"] == planned["outcomes"]
     assert undone["outcomes"]["undone"] >= 2
     names = {i["value"] for i in gateway.json("export", "shop", "person", "1")["profile"]["identities"]}
     assert names == {"1"}
     assert gateway.json("check")["ok"]
     assert "no batch" in gateway("merge", "shop", "--undo", "nope").stderr
     assert "old and new" in gateway("merge", "shop", "people.csv").stderr
+    assert "overwrite" in gateway("merge", "shop", "pairs.csv", "--results", "pairs.csv").stderr
+    assert "cannot be written" in gateway("merge", "shop", "pairs.csv", "--results", "none/results.csv").stderr
 
 
 async def test_a_batch_is_undone_whole_and_no_other_with_it(driver: Driver, tmp_path: Path) -> None:
@@ -416,6 +460,8 @@ def test_export_as_a_user_meets_it(gateway: Shell) -> None:
     assert lines[0]["properties"] == {"email": "bob@x.io", "events": "=1+1"}
     assert gateway("export", "shop", "events").stdout.startswith("event_id,name,")
     assert "nobody has the id" in gateway("export", "shop", "person", "99").stderr
+    assert "whose data" in gateway("export", "shop", "person").stderr
+    assert "exported whole" in gateway("export", "shop", "people", "42").stderr
     assert "no cursor" in gateway("export", "shop", "people", "--after", "x").stderr
 
 
@@ -519,6 +565,11 @@ def test_erase_as_a_user_meets_it(gateway: Shell) -> None:
     forged = receipt | {"people": []}
     gateway.write("forged.json", json.dumps(forged))
     assert "not a receipt" in gateway("erase", "shop", "--again", "forged.json", "--yes").stderr
+    gateway.write("forged.json", '{"signature": 5}')
+    assert "not a receipt" in gateway("erase", "shop", "--again", "forged.json", "--yes").stderr
+    assert "cannot be read" in gateway("erase", "shop", "--again", "none.json", "--yes").stderr
+    gateway("site", "create", "other")
+    assert "of the site 'shop'" in gateway("erase", "other", "--again", "receipt.json", "--yes").stderr
 
 
 def test_a_list_with_a_bad_id_erases_nobody(gateway: Shell) -> None:

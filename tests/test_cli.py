@@ -61,6 +61,7 @@ def test_a_rotated_key_leaves_the_one_before_in_force(gateway: Shell) -> None:
         (("site", "create", "shop", "--trust", "blind"), {}, "use one of guarded, strict, open"),
         (("site", "rotate-key", "nope"), {}, "gateway site list"),
         (("link", "nope", "jo@x.io", "https://x.example/"), {}, "there is no site 'nope'"),
+        (("link", "nope", "jo@x.io", "https://x.example/", "--gateway-url", "x"), {}, "write a URL"),
         (("check",), {"GATEWAY_DATABASE": "mysql://x"}, "GATEWAY_DATABASE"),
         (("serve",), {"GATEWAY_PORT": "99999"}, "GATEWAY_PORT"),
         (("serve",), {"GATEWAY_SIGNING_KEYS": "short"}, "GATEWAY_SIGNING_KEYS"),
@@ -74,6 +75,18 @@ def test_a_refusal_is_one_clear_message(
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_link_leads_over_the_address_that_was_asked_for(gateway: Shell) -> None:
+    gateway("site", "create", "shop")
+    make = ("link", "shop", "jo@x.io", "https://x.example/", "--json")
+    assert json.loads(gateway(*make).stdout)["redirect"].startswith("http://localhost:8000/r/")
+    env = {"GATEWAY_PUBLIC_URL": "https://t.x.example"}
+    assert json.loads(gateway(*make, **env).stdout)["redirect"].startswith("https://t.x.example/r/")
+    asked = gateway(*make, "--gateway-url", "https://www.x.example/vq", **env)
+    assert json.loads(asked.stdout)["redirect"].startswith("https://www.x.example/vq/r/")
+    too_long = gateway(*make, "--expires-in", str(401 * 24 * 3600))
+    assert (too_long.returncode, "34560000" in too_long.stderr) == (2, True)
 
 
 def test_a_name_is_taken_once(gateway: Shell) -> None:

@@ -222,7 +222,8 @@ def test_what_is_no_gateway_is_told_at_once(gateway: GatewayServer) -> None:
     said = json.loads(done.stdout)
     assert (done.returncode, said["ok"]) == (1, False)
     assert "does not answer" in said["findings"][0]["says"]
-    for url in ("www.shop.example", "ftp://www.shop.example", "https://", "https://www.shop.example/?a"):
+    hosts = ("www.shop.example", "ftp://www.shop.example", "https://", "https://x:99999", "https://[x")
+    for url in (*hosts, "https://www.shop.example/?a"):
         with pytest.raises(BadRequest, match="not the address of a gateway"):
             Doctor(url, Asker())
 

@@ -45,6 +45,14 @@ def test_without_a_database_it_says_so_and_makes_none(tmp_path: Path, monkeypatc
     assert not (tmp_path / "gateway.db").exists()
 
 
+@pytest.mark.parametrize("address", ["x", "http://x:99999", "http://[x"])
+def test_what_is_no_address_is_told(address: str) -> None:
+    found = Status()
+    status.look_at_gateway(found, load({}), address)
+    assert "not an http(s) address" in found.lines[0].said
+    assert not found.ok
+
+
 def test_counters_are_judged() -> None:
     lines = list(
         judged(

@@ -93,7 +93,12 @@ async def erase(gateway: Gateway, site: Site, keys: Sequence[Key], receipt: Rece
 
 
 async def keys_again(gateway: Gateway, site: Site, receipt: Receipt) -> list[Key]:
-    """The identities that are here although a receipt says that they were erased: a backup was restored."""
+    """The identities that are here although a receipt says that they were erased: a backup was restored.
+
+    Raises BadRequest for the receipt of another site.
+    """
+    if receipt.site_id != str(site.site_id):
+        raise BadRequest(f"the receipt is of the site {receipt.site!r}", "nobody was erased: name that site")
     digests = {d for p in receipt.people for d in (p.asked, *p.identities)}
     sql = "/* identities.all */ select kind, value from identities where site_id = $1"
     found = []
@@ -116,13 +121,16 @@ def signed(gateway: Gateway, receipt: Receipt) -> dict[str, Any]:
 def read_receipt(gateway: Gateway, path: Path) -> Receipt:
     """A receipt that this gateway signed. Raises BadRequest for any other, or one that was changed."""
     try:
-        data = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        signature = data.pop("signature")
-        said, _ = gateway.signer.unsign(PURPOSE, signature, FOREVER_SECONDS)
+        text = path.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}", "name the file that erase wrote") from error
+    try:
+        data = msgspec.json.decode(text, type=dict[str, Any])
+        said, _ = gateway.signer.unsign(PURPOSE, str(data.pop("signature")), FOREVER_SECONDS)
         if said != digest(data):
             raise BadToken("changed")
         return msgspec.convert(data, Receipt)
-    except (OSError, KeyError, BadToken, msgspec.MsgspecError) as error:
+    except (KeyError, BadToken, msgspec.MsgspecError) as error:
         raise BadRequest(f"{path} is not a receipt of this gateway", "it may have been changed") from error
 
 

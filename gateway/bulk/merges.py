@@ -146,10 +146,19 @@ def count(merged: Merged, result: Result) -> None:
 
 
 async def undo_batch(
-    gateway: Gateway, site: Site, batch: str, hear: Callable[[Result], object], *, actor: str = "server"
+    gateway: Gateway,
+    site: Site,
+    batch: str,
+    hear: Callable[[Result], object],
+    *,
+    actor: str = "server",
+    dry_run: bool = False,
 ) -> Merged:
-    """Takes back what a batch joined, the last first. Raises NotFound for a batch that never was."""
-    merged = Merged(batch)
+    """Takes back what a batch joined, the last first. Raises NotFound for a batch that never was.
+
+    With `dry_run` each is decided by itself, on what is there now, and nothing is kept.
+    """
+    merged = Merged(batch, dry_run)
     op_ids = [o async for o in operations_of(gateway, site, batch)]
     if not op_ids:
         raise NotFound(f"there is no batch {batch!r}", "gateway merge prints the id of its batch")
@@ -159,7 +168,7 @@ async def undo_batch(
             continue
         number = op_id.rpartition("-")[2]
         result = Result(int(number), op_id, "", "")
-        operation = Operation(site, "undo", "", of=op_id, reason=reason_of(batch), actor=actor)
+        operation = Operation(site, "undo", "", of=op_id, reason=reason_of(batch), actor=actor, dry_run=dry_run)
         count(merged, await carry_out(gateway, operation, result))
         hear(result)
     return merged

@@ -75,6 +75,8 @@ class Table:
 
 def read_table(path: Path, *, encoding: str = "", delimiter: str = "") -> Table:
     """Looks at a whole file once. Raises BadRequest if it cannot be read or has no header that can be used."""
+    if path.exists() and not path.is_file():
+        raise BadRequest(f"{path} is no file that can be read twice", "save what a pipe brings, and name that file")
     try:
         with path.open("rb") as file:
             digest, size, found = inspect(file)
@@ -83,12 +85,11 @@ def read_table(path: Path, *, encoding: str = "", delimiter: str = "") -> Table:
     if encoding:
         check_encoding(encoding)
     used = encoding or found
-    with path.open(encoding=used, errors="surrogateescape", newline="") as text:
-        first = text.readline(MAX_CELL)
-    delimiter = delimiter.replace("\\t", "\t") or delimiter_of(first)
-    if len(delimiter) != 1:
+    delimiter = delimiter.replace("\\t", "\t")
+    if delimiter and (len(delimiter) != 1 or delimiter in '"\r\n'):
         raise BadRequest(f"the delimiter cannot be {delimiter!r}", "use one character, such as ';' or '\\t'")
-    header = [c.strip() for c in next(csv.reader([first], delimiter=delimiter), [])]
+    delimiter, cells = header_of(path, used, delimiter)
+    header = [c.strip() for c in cells]
     if not any(header):
         raise BadRequest(f"{path} has no header", "the first line names the columns")
     twice = sorted({c for c in header if c and header.count(c) > 1})
@@ -114,11 +115,26 @@ def inspect(file: BinaryIO) -> tuple[str, int, str]:
     return digest.hexdigest(), size, encoding
 
 
-def check_encoding(name: str) -> None:
-    """Raises BadRequest for an encoding that nobody knows."""
+def header_of(path: Path, encoding: str, delimiter: str) -> tuple[str, list[str]]:
+    """(delimiter, the cells of the first record), the delimiter found out if none is given. Raises BadRequest."""
     try:
-        codecs.lookup(name)
-    except LookupError as error:
+        with path.open(encoding=encoding, errors="surrogateescape", newline="") as text:
+            first = text.readline(MAX_CELL)
+            text.seek(0)
+            delimiter = delimiter or delimiter_of(first)
+            csv.field_size_limit(MAX_CELL)
+            return delimiter, next(csv.reader(text, delimiter=delimiter), [])
+    except UnicodeError as error:
+        raise BadRequest(f"{path} is not {encoding}: {error}", "leave --encoding out, or name another") from error
+    except csv.Error as error:
+        raise BadRequest(f"the first line of {path} is not CSV: {error}", "the first line names the columns") from error
+
+
+def check_encoding(name: str) -> None:
+    """Raises BadRequest for an encoding that nobody knows, or that is not one of text."""
+    try:
+        io.TextIOWrapper(io.BytesIO(), name, errors="surrogateescape").read()
+    except (LookupError, UnicodeError) as error:
         raise BadRequest(f"there is no encoding {name!r}", "use a name such as utf-8, cp1250 or shift_jis") from error
 
 

@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from gateway.errors import BadRequest
 from gateway.record import read_lines
 from gateway.testing import Background, RunningGateway
 from tests.kit.conftest import send
-from tests.server import GatewayServer
+from tests.server import GatewayServer, gateway_environment
 
 LOGIN = ["user", {"id": "42", "email": "jo@x.io"}]
 
@@ -123,6 +125,20 @@ def test_a_line_that_is_none_is_named(tmp_path: Path) -> None:
     file.write_text("\nhello\n")
     with pytest.raises(BadRequest, match="line 2 is not a line of a recording"):
         list(read_lines(file))
+    file.write_text('{"recording": 1, "site": "shop", "device": "1"}')
+    with pytest.raises(BadRequest, match="line 1 is not a line of a recording"):
+        list(read_lines(file))
+    for nothing in (tmp_path, tmp_path / "none.jsonl"):
+        with pytest.raises(BadRequest, match="cannot be read"):
+            list(read_lines(nothing))
+
+
+def test_a_recording_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gateway", "record", "none/session.jsonl", "--port", "0"]
+    done = subprocess.run(command, cwd=tmp_path, env=gateway_environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "none/session.jsonl cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 class RecordingServer(GatewayServer):
