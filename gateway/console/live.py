@@ -33,7 +33,10 @@ NO_SITE = 0
 
 @dataclass(slots=True)
 class Line:
-    """One thing that happened. `tone` is good, plain, guess or bad; `times` how often it did, `who` on which device."""
+    """One thing that arrived `at`. `tone` is good, plain, guess or bad; `times` how often it did.
+
+    Whose it is depends on when it happened on its device, the `moment`: as it arrived, if it does not say.
+    """
 
     at: int
     what: str
@@ -45,6 +48,12 @@ class Line:
     device_id: int = 0
     op_id: str = ""
     times: int = 1
+    moment: int = 0
+
+    @property
+    def where_and_when(self) -> tuple[int, int]:
+        """The device, and when it happened there."""
+        return self.device_id, self.moment or self.at
 
 
 @dataclass(slots=True)
@@ -110,7 +119,7 @@ def of_event(row: Mapping[str, Any]) -> Line:
     page = msgspec.json.decode(row["page"]) if row["page"] else {}
     where = "your server" if row["server"] else _shown(page.get("url"))
     return Line(row["received_at"], row["name"], "kept", "good", where=where, device_id=row["device_id"],
-                op_id=row["message_id"])  # fmt: skip
+                op_id=row["message_id"], moment=row["occurred_at"])  # fmt: skip
 
 
 def _shown(url: object) -> str:
@@ -124,7 +133,7 @@ def of_fact(fact: Fact) -> Line:
     named = " <- ".join(key[1] for key in fact.identities if key and key[0] != GONE)[:200]
     why = REFUSED.get(fact.outcome, "")
     return Line(fact.committed_at, f"{fact.kind} {named}".strip(), fact.outcome, tone, why, where=_by(fact.actor),
-                device_id=fact.device_id, op_id=fact.op_id)  # fmt: skip
+                device_id=fact.device_id, op_id=fact.op_id, moment=fact.at)  # fmt: skip
 
 
 def _by(actor: str) -> str:
@@ -134,8 +143,8 @@ def _by(actor: str) -> str:
     return f"{actor.removeprefix('console:')}, here" if actor.startswith("console:") else "your server"
 
 
-async def lines(recent: Recent, refused: list[Line]) -> tuple[list[Line], dict[int, tuple[int, str]]]:
-    """The latest lines, newest first, and (profile, name) of whoever has each device now."""
+async def lines(recent: Recent, refused: list[Line]) -> tuple[list[Line], dict[tuple[int, int], tuple[int, str]]]:
+    """The latest lines, newest first, and (profile, name) of whose turn it was on each one's device then."""
     kept = [*map(of_event, await recent.latest_events(SHOWN, DAY)), *map(of_fact, await recent.latest_facts(SHOWN))]
     found = [*kept, *refused]
     errors = {e["op_id"]: e for e in await recent.latest_errors(SHOWN)}
@@ -146,7 +155,7 @@ async def lines(recent: Recent, refused: list[Line]) -> tuple[list[Line], dict[i
     found += [Line(e["at"], "identity error", e["code"], "bad", e["message"], HOW_IDENTITY.get(e["code"], ""),
                    device_id=e["device_id"], times=e["seen"]) for e in errors.values()]  # fmt: skip
     newest = sorted(found, key=lambda line: -line.at)[:SHOWN]
-    return newest, await recent.now_on({line.device_id for line in newest if line.device_id})
+    return newest, await recent.who_was({line.where_and_when for line in newest if line.device_id})
 
 
 async def live(asked: Asked) -> Response:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import msgspec
 
 from gateway.console.reads import ConsoleReader
-from gateway.model import FOREVER, ID_TIME_SHIFT, Fact, now
+from gateway.model import ID_TIME_SHIFT, Fact, now
 from gateway.store.base import Record
 from gateway.store.sql import COLUMNS, FACT_COLUMNS, fact_from
 
@@ -62,15 +62,28 @@ class Recent(ConsoleReader):
         rows = await self.store.read(sql, self.site_id, since)
         return {(r["code"], r["hour"]): r["n"] for r in rows}
 
-    async def now_on(self, device_ids: Collection[int]) -> dict[int, tuple[int, str]]:
-        """(profile, primary identity or "") of whoever is on devices now; nobody's are left out."""
-        sql = "/* console.now_on */ select device_id, home from visitors"
-        sql += " where site_id = $1 and device_id = any($2) and ended_at = $3"
-        rows = await self.store.read(sql, self.site_id, list(device_ids), FOREVER) if device_ids else []
+    async def who_was(self, moments: Collection[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, str]]:
+        """(profile, primary identity or "") of whose turn it was on a device at a time; nobody's are left out."""
+        sql = (
+            "/* console.who_was */ select device_id, home, started_at, ended_at from visitors"
+            " where site_id = $1 and device_id = any($2) and started_at <= $3 and ended_at > $4"
+        )
+        times = [at for _, at in moments] or [0]
+        devices = list({device_id for device_id, _ in moments})
+        rows = await self.store.read(sql, self.site_id, devices, max(times), min(times)) if devices else []
         roots = await self.roots({r["home"] for r in rows})
         names = await self.called(set(roots.values()))
-        here = {r["device_id"]: roots[r["home"]] for r in rows if r["home"] in roots}
-        return {device_id: (root, names.get(root, "")) for device_id, root in here.items()}
+        turns: dict[int, list[Record]] = {}
+        for row in rows:
+            if row["home"] in roots:
+                turns.setdefault(row["device_id"], []).append(row)
+        found = {}
+        for device_id, at in moments:
+            for turn in turns.get(device_id, ()):
+                if turn["started_at"] <= at < turn["ended_at"]:
+                    root = roots[turn["home"]]
+                    found[device_id, at] = (root, names.get(root, ""))
+        return found
 
     async def opened_links(self, limit: int) -> list[Record]:
         """Links by when they were opened last: on how many devices, how often, since when, for which profile id."""

@@ -45,6 +45,17 @@ async def test_events_and_identity_facts_come_with_their_outcome(database: str) 
         assert "4111" not in desk.text and "jo@x.io" not in desk.text  # the person's own page shows these
 
 
+async def test_who_did_it_is_who_had_the_device_then(database: str) -> None:
+    async with desk_of(database) as desk:
+        await desk.log_in()
+        said = (["user", {"id": "bob"}], ["track", "Looked"], ["user", {"id": "adam"}], ["track", "Played"])
+        for n, command in enumerate(said):
+            await desk.driver.push("laptop", command, f"op{n}", desk.driver.time(None))
+        await desk.get("live")
+        assert "login bob attached bob" in desk.text and "Looked kept bob" in desk.text
+        assert "login adam switched adam" in desk.text and "Played kept adam" in desk.text
+
+
 async def test_identity_errors_say_why_and_what_to_change(database: str) -> None:
     async with desk_of(database) as desk:
         await desk.log_in()
