@@ -108,7 +108,8 @@ code, pre {{ font: 14px/1.45 ui-monospace, monospace; overflow-wrap: anywhere; }
 section {{ border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); padding: .5rem 0 1rem; }}
 h2 {{ font-size: 1rem; margin: .75rem 0 .25rem; }} h2 b {{ display: inline-block; min-width: 4.5rem; }}
 ul {{ margin: .25rem 0; padding-left: 1.25rem; }} p {{ margin: .25rem 0; }}
-pre {{ background: color-mix(in srgb, currentColor 7%, transparent); padding: .75rem; border-radius: 6px; }}
+pre {{ overflow-x: auto; padding: .75rem; border-radius: 6px; }}
+pre {{ background: color-mix(in srgb, currentColor 7%, transparent); }}
 </style></head><body><h1>Native API</h1>
 <p>JSON over HTTP with <code>Authorization: Bearer SECRET_KEY</code>; never from a browser. The machine-readable form is
 <a href="openapi.json">/openapi.json</a> (OpenAPI 3.1). Where a body names a person, a string is an id;

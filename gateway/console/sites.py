@@ -35,7 +35,7 @@ def mark(site: Site) -> str:
 
 
 async def sites(asked: Asked) -> Response:
-    """The sites of a user, each with when a page of it was last heard of."""
+    """The sites of a user, and the form for another."""
     return await _sites(asked)
 
 

@@ -13,6 +13,7 @@ from gateway.exports import Whole
 
 ROLES_ALLOWED = {"viewer": "users", "editor": "editors and admins", "admin": "admins"}
 MAX_SHOWN = 400
+MAX_TITLE = 80
 
 PROOFS = {
     "link_raw": "an unsigned link",
@@ -83,7 +84,8 @@ def name_of(properties: Mapping[str, Any]) -> str:
 def title(person: Whole) -> str:
     """What a person is called: their name, else their primary identity, else what can be said."""
     primary = person.primary[1] if person.primary else ""
-    return name_of(person.properties) or primary or f"Visitor …{str(person.profile_id)[-6:]}"
+    text = name_of(person.properties) or primary or f"Visitor …{str(person.profile_id)[-6:]}"
+    return text if len(text) <= MAX_TITLE else text[:MAX_TITLE] + "…"
 
 
 def device_label(context: Mapping[str, Any] | None) -> str:

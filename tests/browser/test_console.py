@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.conftest import NewContext
 from tests.browser.operator import NAME, PASSWORD, Operator, Past, axe, logged_in_again, make_admin, serving
@@ -76,8 +76,8 @@ def at_the_site(server: GatewayServer, state: object, past: Past, context: Brows
     return operator
 
 
-@both_slowly
-def test_a_colleague_is_added_and_sees_their_site_only(operator: Operator, past: Past, new_context: NewContext) -> None:
+def add_viewer(operator: Operator, past: Past) -> str:
+    """Adds a user who may look at the site, and says their name."""
     name = f"{past.site['site']}@x.io"
     operator.page.locator("summary", has_text=NAME).click()
     operator.follow("Users")
@@ -88,7 +88,12 @@ def test_a_colleague_is_added_and_sees_their_site_only(operator: Operator, past:
     operator.page.get_by_label("The same again").fill(PASSWORD)
     operator.press("Add the user")
     operator.reads(f"{name} can log in now.")
+    return name
 
+
+@both_slowly
+def test_a_colleague_is_added_and_sees_their_site_only(operator: Operator, past: Past, new_context: NewContext) -> None:
+    name = add_viewer(operator, past)
     colleague = Operator(new_context().new_page(), operator.server)
     colleague.log_in(name, "wrong password")
     colleague.reads("The name or the password is wrong.")
@@ -356,6 +361,58 @@ def test_pages_can_be_read_by_everybody(
     login = Operator(new_context(**options).new_page(), server)
     login.open("/console/login")
     assert found + axe(login.page) == []
+
+
+LONG = "somebody-with-a-very-long-name-" * 8
+BROKEN = """() => {
+  const broken = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walk.nextNode());) {
+    if (node.parentElement.closest('.unseen, .skip, pre, details:not([open]) > :not(summary)')) continue;
+    for (const word of node.textContent.matchAll(/[^\\s-]{2,16}(?![^\\s])/g)) {
+      if (word.index && !/\\s/.test(node.textContent[word.index - 1])) continue;
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map((r) => Math.round(r.top))).size > 1) broken.push(word[0]);
+    }
+  }
+  return broken;
+}"""
+"""Short words that stand on two lines."""
+
+
+def ill_fitting(page: Page, path: str) -> list[str]:
+    """What of a page is wider than the window, and which short words are torn."""
+    window, width = page.evaluate("[innerWidth, document.documentElement.scrollWidth]")
+    wide = [f"{path}: {width} wide in {window}"] if width > window else []
+    return wide + [f"{path}: {word!r} is torn in {window}" for word in page.evaluate(BROKEN)]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_names_fit_and_short_words_stay_whole(
+    server: GatewayServer, state: object, past: Past, new_context: NewContext, width: int
+) -> None:
+    past.push(
+        "desk", ["track", LONG], ["user", {"id": LONG, "email": f"{LONG[:60]}@x.io", "name": LONG.replace("-", "")}]
+    )
+    past.push("desk", ["tags", {"add": [LONG.replace("-", "")[:120]]}])
+    past.push("sofa", ["user", {"id": "eve", "email": f"{LONG[:60]}@x.io"}])
+    operator = at_the_site(server, state, past, new_context(viewport={"width": width, "height": 800}))
+    site = operator.page.url.partition("/people")[0].removeprefix(server.url)
+    long, eve = (past.profile(who)["profile_id"] for who in (LONG, "eve"))
+    found: list[str] = []
+    paths = ["", "/merge", f"/merge?with={eve}", "/reset", "/delete"]
+    paths = [f"{site}/people/{long}{path}" for path in paths] + [f"{site}/{tab}" for tab in ("people", "live", "site")]
+    for path in [*paths, "/console/audit", "/console/sites", "/docs", "/privacy", "/console/users"]:
+        operator.open(path)
+        found += ill_fitting(operator.page, path)
+    name = add_viewer(operator, past)
+    viewer = Operator(new_context(viewport={"width": width, "height": 800}).new_page(), server)
+    viewer.log_in(name)
+    viewer.heading("People")
+    viewer.open(f"{site}/duplicates")
+    viewer.heading("Duplicates")
+    assert found + ill_fitting(viewer.page, "duplicates") == []
 
 
 def test_a_merge_is_done_with_the_keyboard_alone(operator: Operator, past: Past) -> None:
