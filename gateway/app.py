@@ -178,7 +178,8 @@ class Front:
                 self.limits.address(scope.get("client"))
         except GatewayError as refused:
             self.gateway.writer.tally.refuse(refused.code)
-            await error_answer(refused)(scope, receive, send)
+            refusal = dialects.REFUSALS.get(metrics.door(scope["path"]), error_answer)
+            await refusal(refused)(scope, receive, send)
             return
         await self.routed(scope, receive, send)
 

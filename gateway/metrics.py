@@ -40,6 +40,7 @@ DOORS = (
     ("/v1/commands", "commands"),
     ("/v1/", "native"),
     ("/v2/event", "suprsend"),
+    ("/v2/bulk/", "suprsend"),
     ("/event", "suprsend"),
     ("/api/v2/", "vero"),
     ("/1/", "clevertap"),
