@@ -101,10 +101,10 @@ async def person(asked: Asked) -> Response:
     roots = await reader.roots({v.home for visitors in turns.values() for v in visitors})
     devices = [(d, names[d], device_label(one.contexts.get(d))) for d in one.browsers]
     ledger = await reader.profile_ledger(one.profile_id) or {"facts": [], "identity_errors": []}
-    story = tell(ledger["facts"], {str(d): name for d, name in names.items()})
     events = await reader.events(one.profile_id, limit=EVENTS, before=asked.query.get("before"))
     assert events is not None
     waiting = await reader.waiting(one.profile_id)
+    story = tell(ledger["facts"], {str(d): name for d, name in names.items()}, {h["op_id"] for h in waiting})
     others = set(roots.values()) | {int(h[side]) for h in waiting for side in ("target", "source")}
     subscriptions = [r for r in rules.standing(one.rows) if r.kind == "subscription"]
     return await asked.show(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ FACTS = {
     ("reidentify", "merged"): "{who} said that {1} is {0}: the two were merged. Came along: {visitors}.",
     ("reidentify", "aliased"): "{who} became {0}. Nobody was called {1} yet: kept as one more name.",
     ("reidentify", "reserved"): "{who} said that {1} is {0}. Nobody was called {1} yet: kept as one more name.",
-    ("reidentify", "held"): "{who} became {0} and added that this is {1}, without proof. A merge waits for a decision.",
+    ("reidentify", "held"): "{who} became {0} and added that this is {1}, without proof.",
     ("reidentify", "ghost"): "{who} became {0}, who has too many devices. The events are kept apart.",
     ("reidentify", "refused_blocked"): "{who} asked to join a value that names nobody. Refused.",
     ("reidentify", "refused_excluded"): "{who} said that {1} is {0}. They were taken apart on purpose and stay apart.",
@@ -79,24 +79,24 @@ class Chapter:
     waits: bool
 
 
-def tell(facts: Iterable[Json], devices: Mapping[str, str]) -> list[Chapter]:
-    """The story, the newest chapter first; `devices` are their names on the page."""
+def tell(facts: Iterable[Json], devices: Mapping[str, str], waiting: Collection[str] = ()) -> list[Chapter]:
+    """The story, the newest chapter first; `devices` are their names on the page, `waiting` the held merges' op ids."""
     ordered = sorted(facts, key=lambda f: (f["at"], f["op_id"]), reverse=True)
-    return [chapter(fact, devices) for fact in ordered]
+    return [chapter(fact, devices, waiting) for fact in ordered]
 
 
-def chapter(fact: Json, devices: Mapping[str, str]) -> Chapter:
-    """One fact as a sentence."""
+def chapter(fact: Json, devices: Mapping[str, str], waiting: Collection[str] = ()) -> Chapter:
+    """One fact as a sentence. A held merge may have been decided since, or the two became one without anybody."""
     kind, outcome, undone = fact["kind"], fact["outcome"], fact["undone_by"] is not None
-    waits = outcome == "held" and not undone and fact["resolved_by"] is None
+    waits = fact["op_id"] in waiting
     undoable = kind in ("merge", "reidentify", "demerge", "unlink") and outcome in UNDOABLE and not undone
     return Chapter(
         fact["op_id"],
         fact["at"],
-        _fill(_template(fact), fact, devices),
+        _fill(_template(fact), fact, devices) + ([(" A merge waits for a decision.", "")] if waits else []),
         PROOFS.get(fact["proof"] or "", "") if kind in ("login", "link", "reidentify") else "",
         _tone(kind, outcome, undone),
-        undoable and not (outcome == "held" and not waits),
+        undoable,
         undone,
         fact["reason"] or "",
         waits,

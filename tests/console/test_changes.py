@@ -173,6 +173,12 @@ async def test_deletion_wants_the_name_typed(desk: Desk) -> None:
     assert (await desk.get(f"people/{bob}")).status_code == 404
 
 
+async def story(desk: Desk, who: str) -> str:
+    """Why a person is one, as their page tells it."""
+    await desk.get(f"people/{await id_of(desk, f'u:{who}')}")
+    return desk.text.partition("Why these are one person")[2].partition("Properties")[0]
+
+
 async def hold(desk: Desk) -> None:
     """A kiosk logs in as dora and claims to be alice too."""
     await desk.driver.push("kiosk", ["reidentify", "dora", "alice"], "claim", desk.driver.time(None))
@@ -186,12 +192,29 @@ async def test_held_merges_are_decided(desk: Desk, what: str) -> None:
     await hold(desk)
     await desk.get(f"people/{await id_of(desk, 'u:alice')}")
     assert "A merge with dora waits for a decision." in desk.text
+    assert "Device A became dora and added that this is alice, without proof. A merge waits" in await story(
+        desk, "dora"
+    )
     await desk.get("held")
     assert "a browser became dora and said that this is also alice" in desk.text
     await desk.post("held", {"op": "claim", "what": what, "reason": "phoned"})
     assert ("They are one person now." if what == "approve" else "Rejected. The two stay apart.") in desk.text
     assert "Nothing waits." in desk.text
     assert (await id_of(desk, "u:dora") == await id_of(desk, "u:alice")) is (what == "approve")
+    assert "waits for a decision" not in await story(desk, "dora")
+    await desk.get("undo?op=claim")
+    assert "Everything will be as if this had never happened" in desk.text
+
+
+async def test_a_held_merge_that_settled_itself_waits_no_more(desk: Desk) -> None:
+    for n, device in enumerate(("one", "two")):
+        await desk.driver.push(device, ["user", {"id": "jo@x.io"}], f"in{n}", desk.driver.time(None))
+    await desk.driver.push("one", ["reidentify", "9", "jo@x.io"], "first", desk.driver.time(None))
+    assert "A merge waits for a decision." in await story(desk, "9")
+    await desk.driver.push("two", ["reidentify", "9", "jo@x.io"], "second", desk.driver.time(None))
+    told = await story(desk, "9")
+    assert "added that this is jo@x.io, without proof." in told
+    assert "waits for a decision" not in told and "Decide" not in told
 
 
 async def test_a_viewer_cannot_decide(desk: Desk) -> None:
