@@ -10,7 +10,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -67,7 +67,7 @@ class Crowd:
         at_ms = int(time.time() * 1000)
         first, self.sent = self.sent, self.sent + EVENTS
         ids = (message_id(n, at_ms) for n in range(first, self.sent))
-        return [replace(self.pattern, op_id=i, sent_at=at_ms * 1000) for i in ids]
+        return [msgspec.structs.replace(self.pattern, op_id=i, sent_at=at_ms * 1000) for i in ids]
 
     def group(self) -> list[Batch]:
         """The next requests."""

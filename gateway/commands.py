@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -30,6 +31,8 @@ MAX_NAME = 128
 MAX_VALUE = 8 * 1024
 MAX_ID = 64
 MAX_BODY = 512 * 1024
+LATEST = 2**52
+"""Milliseconds."""
 
 SYSTEM_EVENTS = frozenset({"identity set", "identity error", "identity reset"})
 """Events that only the gateway itself makes."""
@@ -132,7 +135,7 @@ class Parser:
             self.skipped.append(self.refusal(entry, error))
             return None
         for command in commands:
-            if not isinstance(command, Track):
+            if type(command) is not Track:
                 command.fingerprint = rules.fingerprint(entry.command)
         return entry, commands
 
@@ -147,33 +150,32 @@ class Parser:
             raise BadRequest(f"larger than {MAX_EVENT // 1024} KiB", code="too_large")
         if not entry.id or len(entry.id) > MAX_ID or not entry.id.isprintable():
             raise BadRequest(f"its id must have 1 to {MAX_ID} printable characters", code="bad_id")
-        # Most entries are plain: what has few brackets is not deep, what has no escape hides no odd character.
-        if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and depth(entry.command) > MAX_DEPTH + 1:
+        # Most entries are plain: flat, and without an escape that could hide an odd character.
+        if not _flat(entry.command) and depth(entry.command) > MAX_DEPTH + 1:
             raise BadRequest(f"nested more than {MAX_DEPTH} deep", code="too_deep")
-        if b"\\u" in raw and not (storable(entry.command) and storable(entry.page)):
+        if b"\\" in raw and b"\\u" in raw and not (storable(entry.command) and storable(entry.page)):
             raise BadRequest("it holds NUL or half a character", code="bad_text")
 
     def _commands(self, entry: Entry) -> list[Command]:
         if not entry.command or not isinstance(entry.command[0], str):
             raise BadRequest("a command starts with its name", "push(['track', NAME, DATA])")
         name, *rest = entry.command
-        parse: Callable[[Entry, list[Any]], list[Command]] | None = getattr(self, f"_on_{_snake(name)}", None)
+        parse: Callable[[Entry, list[Any]], list[Command]] | None = getattr(self, _method(name[:MAX_NAME]), None)
         if parse is None:
             raise BadRequest(f"no command {name[:40]!r}", "the docs list them all", code="unknown_command")
         return parse(entry, rest)
 
     @staticmethod
     def _head(entry: Entry) -> tuple[str, int]:
-        at = entry.at if entry.at else time.time() * 1000
-        return entry.id, int(min(max(at, 0), 2**52)) * 1000
+        at = entry.at or time.time() * 1000
+        return entry.id, int(at if 0 <= at <= LATEST else min(max(at, 0), LATEST)) * 1000
 
     # --- one method per command ---------------------------------------------------------------------------------
 
     def _on_track(self, entry: Entry, rest: list[Any]) -> list[Command]:
-        name, data, extras = [*rest, None, None, None][:3]
-        if not isinstance(name, str) or not name.strip():
+        name, data, extras = rest if len(rest) == 3 else [*rest, None, None, None][:3]
+        if not isinstance(name, str) or not (name := name.strip()):
             raise BadRequest("track needs the name of the event first", "push(['track', 'Purchased', {total: 12}])")
-        name = name.strip()
         if len(name) > MAX_NAME:
             raise BadRequest(f"an event name has at most {MAX_NAME} characters")
         if not self.server and name.casefold() in SYSTEM_EVENTS:
@@ -183,7 +185,11 @@ class Parser:
         return [self._track(entry, name, data, _mapping(extras, "extras"))]
 
     def _track(self, entry: Entry, name: str, data: dict[str, Any], extras: dict[str, Any]) -> Track:
-        page = {k: v for k, v in (entry.page or {}).items() if isinstance(v, str) and len(v) <= MAX_VALUE}
+        page = entry.page
+        for value in page.values() if page else ():
+            if not isinstance(value, str) or len(value) > MAX_VALUE:
+                page = {k: v for k, v in (entry.page or {}).items() if isinstance(v, str) and len(v) <= MAX_VALUE}
+                break
         encoded = _encode(extras) if extras else None
         return Track(*self._head(entry), "", name, _encode(data), encoded, _encode(page) if page else None)
 
@@ -298,8 +304,10 @@ class Parser:
         return []  # kept for pages that still push it: the cookie is bound to the gateway's host
 
 
-def _snake(name: str) -> str:
-    return name.lower() if name.replace("_", "").isalnum() and name.isascii() else "?"
+@lru_cache(maxsize=256)
+def _method(name: str) -> str:
+    """The parser's method for a command, whichever way its name is capitalised."""
+    return f"_on_{name.lower()}" if name.replace("_", "").isalnum() and name.isascii() else "?"
 
 
 def identity(value: object, kind: str = "id") -> tuple[Key | None, str | None]:
@@ -345,6 +353,17 @@ def looks_signed(value: str) -> bool:
     """Whether a link value is or was a signed token, so that a broken one is not taken for a raw id."""
     parts = value.split(".")
     return value.startswith(LINK_PREFIX) or (len(parts) == 3 and len(parts[2]) >= 40 and len(parts[0]) > 40)
+
+
+def _flat(command: list[Any]) -> bool:
+    """Whether nothing nests in a command but its own arguments."""
+    for argument in command:
+        inside = argument.values() if type(argument) is dict else argument if type(argument) is list else ()
+        for value in inside:
+            kind = type(value)
+            if kind is dict or kind is list:
+                return False
+    return True
 
 
 def depth(value: object) -> int:

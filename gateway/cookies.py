@@ -53,8 +53,12 @@ def cookie_name(scheme: str, host: str) -> str | None:
 
 def read_cookies(header: str, name: str) -> list[str]:
     """The values a Cookie header has for `name`."""
-    pairs = (part.strip().partition("=") for part in header.split(";"))
-    return [value.strip('"') for key, _, value in pairs if key == name]
+    return [value.strip().strip('"') for value in _pattern(name).findall(header)]
+
+
+@lru_cache
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:^|;)\s*{re.escape(name)}=([^;]*)")
 
 
 def read_devices(header: str, name: str) -> list[str]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import lru_cache
+from typing import ClassVar
 
+import msgspec
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gateway.ingest import Reply
+from gateway.ingest import Headers, Reply
 
-Headers = list[tuple[bytes, bytes]]
 Address = tuple[str, int] | None
 
 
@@ -29,53 +29,27 @@ class Awaited:
 AWAITED = Awaited()
 
 
-class Direct:
+class Direct(msgspec.Struct):
     """One request. It has of uvicorn's RequestResponseCycle what the protocol looks at."""
 
-    __slots__ = (
-        "body",
-        "default_headers",
-        "disconnected",
-        "keep_alive",
-        "more_body",
-        "on_response",
-        "response_complete",
-        "response_started",
-        "transport",
-    )
-    message_event = AWAITED
+    message_event: ClassVar[Awaited] = AWAITED
 
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        default_headers: Headers,
-        on_response: Callable[[], None],
-        *,
-        keep_alive: bool,
-    ) -> None:
-        self.transport = transport
-        self.default_headers = default_headers
-        self.on_response = on_response
-        self.keep_alive = keep_alive
-        self.body = b""
-        self.more_body = True
-        self.disconnected = False
-        self.response_started = False
-        self.response_complete = False
+    transport: asyncio.Transport
+    default_headers: Headers
+    on_response: Callable[[], None]
+    keep_alive: bool
+    body: bytes = b""
+    more_body: bool = True
+    disconnected: bool = False
+    response_started: bool = False
+    response_complete: bool = False
 
     def answer(self, reply: Reply) -> None:
         """Sends the answer, unless there is nobody left to read it."""
         if self.disconnected or self.transport.is_closing():
             return
         self.response_started = self.response_complete = True
-        lines = [STATUS_LINE[reply.status]]
-        for name, value in self.default_headers:
-            lines += (name, b": ", value, b"\r\n")
-        lines.append(reply.wire)
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines += (b"\r\n", reply.body)
-        self.transport.write(b"".join(lines))
+        self.transport.write(reply.whole(self.default_headers, close=not self.keep_alive))
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
@@ -91,16 +65,16 @@ class Senders:
     def _is_trusted(self, host: str) -> bool:
         return self._hosts is not None and host in self._hosts
 
-    def sender(self, scheme: str, client: Address, headers: Headers) -> tuple[str, Address]:
-        """(scheme, address) of the browser."""
+    def sender(self, scheme: str, client: Address, headers: Headers, said: dict[bytes, bytes]) -> tuple[str, Address]:
+        """(scheme, address) of the browser. `said` are the headers by name, the last of each."""
         if client is None or not self._trusted(client[0]):
             return scheme, client
         assert self._hosts is not None
-        said = [value for name, value in headers if name == b"x-forwarded-for"]
-        if said:
-            host, port = self._hosts.get_trusted_client_address(b", ".join(said).decode("latin-1"))
+        if b"x-forwarded-for" in said:
+            hops = [value for name, value in headers if name == b"x-forwarded-for"]
+            host, port = self._hosts.get_trusted_client_address(b", ".join(hops).decode("latin-1"))
             client = (host, port) if host else client
-        said = [value for name, value in headers if name == b"x-forwarded-proto"]
-        if said and (named := said[-1].decode("latin-1").strip()) in ("http", "https"):
+        named = said.get(b"x-forwarded-proto", b"").decode("latin-1").strip()
+        if named in ("http", "https"):
             scheme = named
         return scheme, client

@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 
 import msgspec
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.commands import MAX_BODY, Body, Parser, decode_body
 from gateway.context import Gateway
@@ -51,12 +52,14 @@ STATUS_OK: dict[str, str] = {"status": "ok"}
 OK = b'{"status":"ok"}'
 JSON = (b"content-type", b"application/json")
 NO_STORE = (b"cache-control", b"no-store")
+CLOSE = (b"connection", b"close")
+
+Headers = list[tuple[bytes, bytes]]
 
 _encode = msgspec.json.encode
 
 
-@dataclass(slots=True)
-class Caller:
+class Caller(msgspec.Struct):
     """What a request's headers say, as text, and its body once it was read."""
 
     scheme: str = "http"
@@ -79,24 +82,29 @@ class Reply:
 
     status: int
     data: object
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    headers: Headers = field(default_factory=list)
     body: bytes = b""
-    _wire: bytes = b""
+    _whole: bytes = b""
+    _with: Headers | None = None
 
-    @property
-    def wire(self) -> bytes:
-        """The headers as they are sent, once they are complete."""
-        if not self._wire:
-            self._wire = b"".join([part for name, value in self.headers for part in (name, b": ", value, b"\r\n")])
-        return self._wire
+    def whole(self, more: Headers, *, close: bool = False) -> bytes:
+        """The answer as it is sent, with more headers: the server's own, which are the same list for a second."""
+        if self._with is not more or close:
+            lines = [STATUS_LINE[self.status]]
+            for name, value in (*more, *self.headers, *([CLOSE] if close else [])):
+                lines += (name, b": ", value, b"\r\n")
+            whole = b"".join([*lines, b"\r\n", self.body])
+            if close:
+                return whole
+            self._whole, self._with = whole, more
+        return self._whole
 
     def add(self, name: str, value: str) -> None:
         """Adds a header."""
         self.headers.append((name.encode(), value.encode("latin-1", "replace")))
 
 
-@dataclass(slots=True)
-class Shown:
+class Shown(msgspec.Struct):
     """The device tokens a browser showed: the one to use, when its cookie was signed, and a second valid one."""
 
     device_id: int = 0
@@ -105,9 +113,8 @@ class Shown:
     other: int = 0
 
 
-def caller(scheme: str, client: tuple[str, int] | None, headers: list[tuple[bytes, bytes]]) -> Caller:
-    """What the headers of a request say."""
-    said = dict(headers)
+def caller(scheme: str, client: tuple[str, int] | None, headers: Headers, said: dict[bytes, bytes]) -> Caller:
+    """What the headers of a request say. `said` are these by name, the last of each."""
     cookie = said.get(b"cookie", b"")
     if len(said) != len(headers):  # cookies may come in several headers
         cookie = b"; ".join(value for name, value in headers if name == b"cookie")
@@ -144,8 +151,7 @@ async def body_of(receive: Receive, length: int) -> bytes:
             return bytes(body)
 
 
-@dataclass(slots=True)
-class Page:
+class Page(msgspec.Struct):
     """A page's request, read and checked: what is to be kept of it, and what its answer needs."""
 
     site: Site
@@ -169,7 +175,7 @@ class Ingest:
         self.cookies: dict[tuple[int, str], tuple[int, int, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = caller(scope["scheme"], scope.get("client"), scope["headers"])
+        asked = caller(scope["scheme"], scope.get("client"), scope["headers"], dict(scope["headers"]))
         try:
             reply = await self._answer(scope["method"], asked, receive)
         except Exception as error:

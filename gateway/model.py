@@ -77,9 +77,9 @@ class IdGenerator:
     def __call__(self) -> int:
         """The next id: larger than all before it, also if the clock went back."""
         with self._lock:
-            wanted = (time.time_ns() // 1_000_000) << 12
-            self._last = max(wanted, self._last + 1)
-            return (self._last >> 12 << ID_TIME_SHIFT) | (self.node << 12) | (self._last & 0xFFF)
+            wanted = time.time_ns() // 1_000_000 << 12
+            last = self._last = wanted if wanted > self._last else self._last + 1
+        return (last >> 12 << ID_TIME_SHIFT) | (self.node << 12) | (last & 0xFFF)
 
 
 @dataclass(slots=True)
@@ -272,6 +272,7 @@ class Profile:
 class Event(NamedTuple):
     """Something that happened on a device; never changed afterwards. In the order of its columns; texts are JSON."""
 
+    site_id: int
     event_id: int
     device_id: int
     message_id: str
@@ -281,7 +282,29 @@ class Event(NamedTuple):
     page: str | None
     occurred_at: int
     received_at: int
-    clamped: bool
+    clamped: int
+
+
+class Stretch(NamedTuple):
+    """A visitor as far as an event needs it, with its device's correction of the clock."""
+
+    device_id: int
+    clock_offset: int
+    visitor_id: int
+    started_at: int
+    ended_at: int
+    first_seen: int | None
+
+
+@dataclass(slots=True)
+class Seen:
+    """How many new events a visitor has, and the first and last time at which something landed there."""
+
+    device_id: int
+    visitor_id: int
+    events: int
+    first: int
+    last: int
 
 
 @dataclass(slots=True)

@@ -131,7 +131,6 @@ class Protocol(HttpToolsProtocol):
         self.receiving = False  # between the first byte of a request and its last
         self.in_head = False
         self.received = 0  # bytes of the request under way, or of what follows its refusal
-        self.header_bytes = 0
         self.held = 0
         self.chunk = 0  # size of the data being parsed
         self.unsent = 0  # what was still to be sent when it was last late
@@ -198,50 +197,63 @@ class Protocol(HttpToolsProtocol):
     # --- a request's steps ------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        # What else uvicorn prepares here only the usual way needs: see _usual.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self.receiving = self.in_head = True
-        self.received, self.header_bytes = self.chunk, 0
+        self.received = self.chunk
         self.deadline = self.loop.time() + self.guard.header_timeout
 
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._count_header(len(url))
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.header_bytes += len(name) + len(value)
-        if self.header_bytes > self.guard.max_header or len(self.headers) >= MAX_HEADERS:
-            self._headers_too_large()
-        if not self.in_head:
-            return  # trailers of a chunked body are nobody's headers
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        if self.in_head:  # trailers of a chunked body are nobody's headers
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.in_head = False
         if self.transport.is_closing():
             return
+        if self._is_too_large():
+            self._headers_too_large()
+            return
         self.guard.waiting.pop(self, None)
         self.deadline = self.loop.time() + self.guard.body_timeout
         if self.url in self.guard.direct_urls and self._is_plain():
             keep_alive = self.parser.should_keep_alive()
-            given = (self.transport, self.server_state.default_headers, self.on_response_complete)
-            self.cycle = Direct(*given, keep_alive=keep_alive)
+            self.cycle = Direct(
+                self.transport, self.server_state.default_headers, self.on_response_complete, keep_alive=keep_alive
+            )
         else:
-            super().on_headers_complete()
+            self._usual()
         if self.guard.stopping and self.cycle is not None:
             self.cycle.keep_alive = False
+
+    def _is_too_large(self) -> bool:
+        """Whether the headers are, that came in one piece with their end."""
+        if len(self.headers) > MAX_HEADERS:
+            return True
+        most = self.guard.max_header
+        return self.received > most and len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > most
 
     def _is_plain(self) -> bool:
         """Whether a request may go to ingest directly: a POST whose body has a known, allowed size, in its turn."""
         if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1" or not self.answered:
             return False
-        if self.expect_100_continue or self.parser.should_upgrade():
+        said = dict(self.headers)
+        if b"expect" in said or self.parser.should_upgrade():
             return False
-        scheme, client = self.senders.sender(self.scheme or "http", self.client, self.headers)
-        self.asked = caller(scheme, client, self.headers)
+        scheme, client = self.senders.sender(self.scheme or "http", self.client, self.headers, said)
+        self.asked = caller(scheme, client, self.headers, said)
         return 0 < self.asked.length <= MAX_BODY
+
+    def _usual(self) -> None:
+        """A request whose headers are complete becomes a task of the application."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.headers += headers  # the list that the scope has now
+        self.expect_100_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         if self.transport.is_closing():
@@ -269,7 +281,7 @@ class Protocol(HttpToolsProtocol):
         self.asked.body = cycle.body
         if self.guard.ingest is None or not self.guard.ingest.direct(self.asked, cycle.answer):
             self.cycle = None
-            super().on_headers_complete()
+            self._usual()
             super().on_body(cycle.body)
             super().on_message_complete()
 
@@ -306,11 +318,6 @@ class Protocol(HttpToolsProtocol):
     def _release(self) -> None:
         self.guard.held -= self.held
         self.held = 0
-
-    def _count_header(self, size: int) -> None:
-        self.header_bytes += size
-        if self.header_bytes > self.guard.max_header or len(self.headers) >= MAX_HEADERS:
-            self._headers_too_large()
 
     def _headers_too_large(self) -> None:
         size = self.guard.max_header // 1024

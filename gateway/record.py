@@ -145,10 +145,11 @@ def masked(entry: Any) -> Any:
 def as_json(request: Any) -> Json:
     """A request or command as JSON that people can read, without its site."""
     shown: Json = {"type": type(request).__name__}
-    for each in fields(request):
-        value = getattr(request, each.name)
-        if each.name != "site":
-            shown[each.name] = value.decode() if isinstance(value, bytes) else msgspec.to_builtins(value)
+    names = request.__struct_fields__ if isinstance(request, Command) else [f.name for f in fields(request)]
+    for name in names:
+        value = getattr(request, name)
+        if name != "site":
+            shown[name] = value.decode() if isinstance(value, bytes) else msgspec.to_builtins(value)
     return shown
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from gateway.commands import Skipped
 from gateway.identity.batches import Done
@@ -13,6 +14,11 @@ from gateway.identity.requests import Operation
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 SIZES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
+
+
+@lru_cache
+def _kind(command: type) -> str:
+    return command.__name__.lower()
 
 
 class Spread:
@@ -78,7 +84,7 @@ class Tally:
         self.commands_durable[request.actor] += len(request.commands)
         self.repeated += len(request.commands) - len(reply.outcomes)  # what was on the browser's other device already
         for command, outcome in zip(request.commands, reply.outcomes, strict=False):
-            self.outcomes[type(command).__name__.lower(), outcome] += 1
+            self.outcomes[_kind(type(command)), outcome] += 1
 
     def rolled_back(self, code: str) -> None:
         """A group left nothing behind."""

@@ -11,7 +11,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from gateway.errors import GatewayError, Unavailable
 from gateway.identity.batches import Done
@@ -31,8 +32,7 @@ Settle = Callable[[Reply | GatewayError], None]
 """Is called once with the answer to a request, or with why there is none."""
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(msgspec.Struct):
     """A request and who waits for its answer."""
 
     request: Request

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from gateway.identity import rules
+from gateway.identity.clock import CLOCK_TOLERANCE, MAX_PAST, jumped, nth, span, trusted
 from gateway.identity.decide import Answer, Op, value_hash
 from gateway.identity.requests import (
     Batch,
@@ -39,9 +40,6 @@ from gateway.model import (
 from gateway.store.base import Transaction
 
 RECEIPT_WINDOW = 5 * 60 * 1_000_000
-MAX_PAST = 7 * 24 * 3600 * 1_000_000
-MAX_FUTURE = 5 * 60 * 1_000_000
-CLOCK_TOLERANCE = 10 * 1_000_000
 YOUNG_MS = 3600 * 1000
 
 
@@ -54,11 +52,6 @@ class Relative:
     at: int
     op_id: str
     visitors: list[Visitor]
-
-
-def trusted(batch: Batch | ServerBatch) -> bool:
-    """Whether the times in a batch are those of a server with the secret key: right, and as old as it says."""
-    return batch.actor == "server" and not (isinstance(batch, ServerBatch) and batch.proof < Proof.SERVER)
 
 
 @dataclass(slots=True)
@@ -255,7 +248,7 @@ class BatchRun(Run):
         turn = rules.turn_at(device.turns, at)
         if turn is None or identity is None or not turn.known or turn.home != identity.home:
             return False
-        if self._clock_jumped(device, batch) or at < identity.since:  # it may land in another turn, or be the first
+        if jumped(device.clock_offset, batch) or at < identity.since:  # it may land in another turn, or be the first
             return False
         return all((v.last_seen or 0) <= at for v in device.turns)  # else it is late
 
@@ -278,9 +271,9 @@ class BatchRun(Run):
             op = Op(f"join-{self.new_id()}", batch.received_at, "page", Proof.CLAIMED, device.device_id)
             self.decider.join_devices(op, batch.other_device)
         done = Done(batch.device_id)
-        earliest, latest = self._span(batch)
+        earliest, latest = span(batch)
         for n, command in enumerate(batch.commands):
-            sent = command.sent_at + offset + (n if n < 999 else 999)
+            sent = nth(command.sent_at + offset, n)
             at = earliest if sent < earliest else latest if sent > latest else sent
             done.outcomes.append(self._command(batch, device, command, at, at != sent))
         return done
@@ -297,7 +290,7 @@ class BatchRun(Run):
             device = self._server_device(batch.key, batch.received_at, batch.actor, batch.proof)
         done = Done(device.device_id, repeated=bool(batch.receipt) and self._received_before(batch))
         for n, command in enumerate(batch.commands):
-            at, clamped = self._time(command.sent_at + min(n, 999), batch)
+            at, clamped = self._time(nth(command.sent_at, n), batch)
             old = at <= deleted or (done.repeated and isinstance(command, Track))
             done.outcomes.append("noop" if old else self._command(batch, device, command, at, clamped))
         return done
@@ -339,29 +332,17 @@ class BatchRun(Run):
         self.decider.login(op, batch.key, wait=True)
         return device
 
-    @staticmethod
-    def _clock_jumped(device: Device, batch: Batch | ServerBatch) -> bool:
-        """Whether the browser's clock, or ours, is not what it was when the device's correction was measured."""
-        if isinstance(batch, ServerBatch) or batch.measured is None:
-            return False
-        return abs(batch.measured - device.clock_offset) > CLOCK_TOLERANCE
-
     def _offset(self, device: Device, batch: Batch) -> int:
         """The correction of the browser's clock: kept as it is until it is clearly wrong, so that order is kept."""
         if trusted(batch):
             return 0
-        if batch.measured is not None and self._clock_jumped(device, batch):
+        if batch.measured is not None and jumped(device.clock_offset, batch):
             device.clock_offset = batch.measured if abs(batch.measured) > CLOCK_TOLERANCE else 0
             self.devices_changed.add(device.device_id)
         return device.clock_offset
 
-    @staticmethod
-    def _span(batch: Batch | ServerBatch) -> tuple[int, int]:
-        """The earliest and the latest time that is believed."""
-        return 0 if trusted(batch) else batch.received_at - MAX_PAST, batch.received_at + MAX_FUTURE
-
     def _time(self, at: int, batch: Batch | ServerBatch) -> tuple[int, bool]:
-        earliest, latest = self._span(batch)
+        earliest, latest = span(batch)
         clamped = min(max(at, earliest), latest)
         return clamped, clamped != at
 
@@ -445,7 +426,7 @@ class BatchRun(Run):
         extras = command.extras.decode() if command.extras else None
         page = command.page.decode() if command.page else None
         what = (self.new_id(), device.device_id, command.op_id, name, command.data.decode(), extras, page)
-        self.events.append(Event(*what, at, batch.received_at, clamped))
+        self.events.append(Event(self.site.site_id, *what, at, batch.received_at, int(clamped)))
 
     def _write(self, batch: Batch | ServerBatch, device: Device, command: Writes, at: int) -> None:
         if command.target is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.identity.batches import BatchRun, Done
 from gateway.identity.decide import Answer
+from gateway.identity.events import EventRun, plain
 from gateway.identity.operations import OperationRun
 from gateway.identity.requests import (
     Batch,
@@ -50,8 +51,25 @@ class Engine:
                 assert isinstance(operation, Operation)
                 replies.append(await OperationRun(tx, operation, self.new_id).run())
             else:
-                batches = [r for r in wave if not isinstance(r, Operation)]
-                run = BatchRun(tx, batches[0].site, self.new_id)
-                replies += await run.run(batches)
-                self.repeated += run.repeated
+                replies += await self._wave(tx, [r for r in wave if not isinstance(r, Operation)])
         return replies
+
+    async def _wave(self, tx: Transaction, batches: Sequence[Batch | ServerBatch]) -> list[Done]:
+        """Batches of one site: first those that are events and no more, then what is left on one world."""
+        site = batches[0].site
+        replies: list[Done | None] = [None] * len(batches)
+        events = {n: b for n, b in enumerate(batches) if isinstance(b, Batch) and plain(b)}
+        if events:
+            devices = {i for b in batches if isinstance(b, Batch) for i in (b.device_id, b.other_device)}
+            await tx.lock(site.site_id, devices - {0})
+            short = EventRun(tx, site, self.new_id)
+            for n, reply in zip(events, await short.run(list(events.values())), strict=True):
+                replies[n] = reply
+            self.repeated += short.repeated
+        left = [n for n, reply in enumerate(replies) if reply is None]
+        if left:
+            run = BatchRun(tx, site, self.new_id)
+            for n, reply in zip(left, await run.run([batches[n] for n in left]), strict=True):
+                replies[n] = reply
+            self.repeated += run.repeated
+        return [reply for reply in replies if reply is not None]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from gateway.model import Key, Proof, Site
 
 
-@dataclass(slots=True)
-class Command:
+class Command(msgspec.Struct):
     """One entry of a queue. `sent_at` is the sender's clock in microseconds; the engine turns it into device time."""
 
     op_id: str
@@ -16,8 +17,7 @@ class Command:
     fingerprint: str = ""
 
 
-@dataclass(slots=True)
-class Track(Command):
+class Track(Command, gc=False):
     """An event; `data`, `extras` and `page` are JSON.
 
     Events of one site with equal `folded` are shown under the name that was seen first.
@@ -30,18 +30,16 @@ class Track(Command):
     folded: str = ""
 
 
-@dataclass(slots=True)
 class Writes(Command):
     """Properties, tags or a subscription: (kind, key, JSON value). `target`: about this identity, not the visitor.
 
     Kinds: set, once, tag, subscription; add (a number), append and remove (a list) change what the profile shows.
     """
 
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    rows: list[tuple[str, str, str]] = msgspec.field(default_factory=list)
     target: Key | None = None
 
 
-@dataclass(slots=True)
 class Login(Command):
     """Somebody is here. `blocked` says why the id was refused; the properties are kept all the same."""
 
@@ -49,11 +47,10 @@ class Login(Command):
     blocked: str | None = None
     proof: Proof = Proof.CLAIMED
     wait: bool = False
-    aliases: list[Key] = field(default_factory=list)
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    aliases: list[Key] = msgspec.field(default_factory=list)
+    rows: list[tuple[str, str, str]] = msgspec.field(default_factory=list)
 
 
-@dataclass(slots=True)
 class Link(Command):
     """A link was followed. `token` is the digest of a signed link, None for a raw one.
 
@@ -67,12 +64,10 @@ class Link(Command):
     ignored: str | None = None
 
 
-@dataclass(slots=True)
 class Logout(Command):
     """The person left."""
 
 
-@dataclass(slots=True)
 class Reidentify(Command):
     """`old` is `new` from now on; without `old` the device's current identity is meant."""
 
@@ -83,14 +78,12 @@ class Reidentify(Command):
     proof: Proof = Proof.CLAIMED
 
 
-@dataclass(slots=True)
 class Context(Command):
     """What the browser said about itself, as JSON."""
 
     data: str = "{}"
 
 
-@dataclass(slots=True)
 class Refused(Command):
     """A command that is kept only as an identity error: a bad identity token, a forged system event."""
 

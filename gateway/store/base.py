@@ -12,7 +12,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from gateway.model import Device, Event, Fact, Identity, IdentityError, Key, Profile, Site, Told, Visitor, Write
+from gateway.model import (
+    Device,
+    Event,
+    Fact,
+    Identity,
+    IdentityError,
+    Key,
+    Profile,
+    Seen,
+    Site,
+    Stretch,
+    Told,
+    Visitor,
+    Write,
+)
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -79,6 +93,12 @@ class Transaction(Protocol):
     async def visitors_on(self, site_id: int, device_ids: Collection[int], since: int) -> list[Visitor]:
         """The visitors of devices that ended after `since`, in order of time."""
 
+    async def stretches(self, site_id: int, device_ids: Collection[int], since: int) -> list[Stretch]:
+        """The visitors of devices that ended after `since`, briefly, in no order.
+
+        For work that rests on nothing else: what is locked before it, and what after it, are locked alike.
+        """
+
     async def visitors_at(self, site_id: int, homes: Collection[int]) -> list[Visitor]:
         """The visitors that point at any of the given profile ids."""
 
@@ -138,6 +158,9 @@ class Transaction(Protocol):
 
     async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
         """Appends events; returns the ids of those that were not already there by (device, message id)."""
+
+    async def seen(self, site_id: int, rows: Sequence[Seen]) -> None:
+        """Adds what landed on visitors to their counters."""
 
     async def count_events(self, site_id: int, visitor: Visitor) -> tuple[int, int | None, int | None]:
         """(number, first, last) of the events and writes in a visitor's stretch; writes are not counted as events."""

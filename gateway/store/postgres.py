@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import asyncpg  # type: ignore[import-untyped]
 
 from gateway.errors import SettingError, Unavailable
-from gateway.model import Event, Visitor
+from gateway.model import Event, Seen, Stretch, Visitor
 from gateway.store.base import Changes, Record
 from gateway.store.database import NODES, SqlStore, migrations
 from gateway.store.sql import KEYS, Rows, SqlTransaction
@@ -120,6 +120,10 @@ class PostgresTransaction(SqlTransaction):
         """Needs no lock: two that make the same device are told apart by the key."""
         return await self._aside(super().births(site_id, message_ids))
 
+    async def stretches(self, site_id: int, device_ids: Collection[int], since: int) -> list[Stretch]:
+        """What is locked after it does not rest on it."""
+        return await self._aside(super().stretches(site_id, device_ids, since))
+
     async def _aside(self, question: Awaitable[T]) -> T:
         before = self._read
         answer = await question
@@ -159,6 +163,17 @@ class PostgresTransaction(SqlTransaction):
         made = await self.insert(table, ", ".join(names), [kept[k] for k in sorted(kept)], tail)
         if len(made) < len(kept):
             raise Again
+
+    async def seen(self, site_id: int, rows: Sequence[Seen]) -> None:
+        sql = (
+            "/* visitors.seen */ update visitors set events = visitors.events + s.events,"
+            " first_seen = least(visitors.first_seen, s.first), last_seen = greatest(visitors.last_seen, s.last)"
+            " from unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])"
+            " as s(device_id, visitor_id, events, first, last)"
+            " where visitors.site_id = $1 and visitors.device_id = s.device_id and visitors.visitor_id = s.visitor_id"
+        )
+        ordered = sorted((r.device_id, r.visitor_id, r.events, r.first, r.last) for r in rows)
+        await self.execute(sql, site_id, *map(list, zip(*ordered, strict=True)))
 
     async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
         """An attempt that will be done again goes on without writing, to learn all that it rests on."""

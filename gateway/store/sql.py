@@ -24,7 +24,9 @@ from gateway.model import (
     Key,
     Profile,
     Proof,
+    Seen,
     Site,
+    Stretch,
     Told,
     Visitor,
     Write,
@@ -73,6 +75,9 @@ COLUMNS = {
     "properties": "device_id, kind, key, at, op_id, value",
     "events": "event_id, device_id, message_id, name, data, extras, page, occurred_at, received_at, clamped",
 }
+
+EVENT_COLUMNS = f"site_id, {COLUMNS['events']}"
+"""An event as a whole row."""
 
 FACT_COLUMNS = ", ".join(f"ledger.{c.strip()}" for c in COLUMNS["ledger"].split(","))
 
@@ -165,11 +170,6 @@ def _fact_row(f: Fact) -> tuple[Any, ...]:
     return (*what, *who, *moved, int(f.erased), INERT if f.inert else IDLE if f.idle else 0, f.request_hash)
 
 
-def event_row(site_id: int, e: Event) -> tuple[Any, ...]:
-    """A site and an event's columns."""
-    return (site_id, *e[:-1], int(e.clamped))
-
-
 class SqlTransaction(ABC):
     """The contract of `store.base.Transaction` in SQL."""
 
@@ -206,6 +206,15 @@ class SqlTransaction(ABC):
             " where site_id = $1 and device_id = any($2) and ended_at > $3 order by device_id, started_at, ended_at"
         )
         return [visitor_from(r) for r in await self.fetch(sql, site_id, list(device_ids), since)]
+
+    async def stretches(self, site_id: int, device_ids: Collection[int], since: int) -> list[Stretch]:
+        sql = (
+            "/* visitors.stretches */ select d.device_id, d.clock_offset, v.visitor_id, v.started_at,"
+            " v.ended_at, v.first_seen from devices d"
+            " join visitors v on v.site_id = d.site_id and v.device_id = d.device_id"
+            " where d.site_id = $1 and d.device_id = any($2) and v.ended_at > $3"
+        )
+        return [Stretch(*r) for r in await self.fetch(sql, site_id, list(device_ids), since)]
 
     async def visitors_at(self, site_id: int, homes: Collection[int]) -> list[Visitor]:
         sql = (
@@ -321,9 +330,12 @@ class SqlTransaction(ABC):
         return {r[0]: r[1] for r in await self.fetch(sql, site_id, list(folded))}
 
     async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
-        rows = [event_row(site_id, e) for e in events]
         tail = "on conflict (device_id, message_id) do nothing returning event_id"
-        return {r[0] for r in await self.insert("events", f"site_id, {COLUMNS['events']}", rows, tail)}
+        return {r[0] for r in await self.insert("events", EVENT_COLUMNS, events, tail)}
+
+    @abstractmethod
+    async def seen(self, site_id: int, rows: Sequence[Seen]) -> None:
+        """Adds what landed on visitors to their counters."""
 
     async def count_events(self, site_id: int, visitor: Visitor) -> tuple[int, int | None, int | None]:
         stretch = (visitor.device_id, visitor.started_at, visitor.ended_at, site_id)

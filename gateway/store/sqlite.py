@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +18,10 @@ import aiosqlite
 import msgspec
 
 from gateway.errors import Unavailable
-from gateway.model import Event, Visitor
+from gateway.model import Event, Seen, Visitor
 from gateway.store.base import Record
 from gateway.store.database import NODES, SqlStore, migrations
-from gateway.store.sql import COLUMNS, Rows, SqlTransaction, event_row
+from gateway.store.sql import EVENT_COLUMNS, Rows, SqlTransaction
 
 T = TypeVar("T")
 
@@ -71,23 +72,23 @@ class SqliteTransaction(SqlTransaction):
     async def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]], tail: str) -> Rows:
         width = columns.count(",") + 1
         found: Rows = []
-        start = 0
-        while start < len(rows):
-            # Powers of two, so that a few statements serve for every number of rows and stay prepared.
-            number = min(MAX_ROWS, 1 << (len(rows) - start).bit_length() - 1)
-            sql = _insert(table, columns, width, number, tail)
-            found += await self._rows(sql, [v for row in rows[start : start + number] for v in row])
-            start += number
+        for part in _parts(rows):
+            sql = _insert(table, columns, width, len(part), tail)
+            found += await self._rows(sql, list(chain.from_iterable(part)))
         return found
+
+    async def seen(self, site_id: int, rows: Sequence[Seen]) -> None:
+        ordered = [(r.device_id, r.visitor_id, r.events, r.first, r.last) for r in rows]
+        for part in _parts(ordered):
+            await self._rows(_seen(len(part)), [*chain.from_iterable(part), site_id])
 
     async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
         """Most events are new: only when some are not is it asked which, instead of having each row given back."""
         before = self.connection.total_changes
-        rows = [event_row(site_id, e) for e in events]
         tail = "on conflict (device_id, message_id) do nothing"
-        await self.insert("events", f"site_id, {COLUMNS['events']}", rows, tail)
+        await self.insert("events", EVENT_COLUMNS, events, tail)
         ids = {e.event_id for e in events}
-        if self.connection.total_changes - before == len(rows):
+        if self.connection.total_changes - before == len(events):
             return ids
         sql = "/* events.added */ select event_id from events where event_id = any($1)"
         return {r[0] for r in await self.fetch(sql, list(ids))}
@@ -108,6 +109,25 @@ class SqliteTransaction(SqlTransaction):
             yield
         finally:
             self.in_thread = False
+
+
+def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The rows in parts of 2ⁿ, so that a few statements serve for every number of them and stay prepared."""
+    start = 0
+    while start < len(rows):
+        number = min(MAX_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+        yield rows[start : start + number]
+        start += number
+
+
+@lru_cache
+def _seen(number: int) -> str:
+    return (
+        "/* visitors.seen */ update visitors set events = visitors.events + s.column3,"
+        " first_seen = min(visitors.first_seen, s.column4), last_seen = max(visitors.last_seen, s.column5)"
+        f" from (values {', '.join(['(?, ?, ?, ?, ?)'] * number)}) as s"
+        " where visitors.site_id = ? and visitors.device_id = s.column1 and visitors.visitor_id = s.column2"
+    )
 
 
 @lru_cache(maxsize=1024)

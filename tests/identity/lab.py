@@ -16,7 +16,7 @@ import pytest
 
 from gateway.check import check_site
 from gateway.errors import Conflict, NotFound
-from gateway.identity import save
+from gateway.identity import events, save
 from gateway.identity.decide import Answer
 from gateway.identity.engine import Engine, Reply, Request
 from gateway.identity.requests import (
@@ -118,7 +118,8 @@ class Lab:
         self.made = 0
         self.tables: list[str] = []
         self.patch = pytest.MonkeyPatch() if monkeypatch is None else monkeypatch
-        self.patch.setattr(save, "now", self.clock)
+        for module in (save, events):
+            self.patch.setattr(module, "now", self.clock)
 
     def close(self) -> None:
         """Gives the real clock back."""

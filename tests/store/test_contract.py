@@ -11,7 +11,20 @@ import pytest
 
 from gateway.app import make_store
 from gateway.errors import SettingError, Unavailable
-from gateway.model import FOREVER, Device, Erasure, Event, Fact, Identity, IdentityError, Profile, Proof, Site, Visitor
+from gateway.model import (
+    FOREVER,
+    Device,
+    Erasure,
+    Event,
+    Fact,
+    Identity,
+    IdentityError,
+    Profile,
+    Proof,
+    Seen,
+    Site,
+    Visitor,
+)
 from gateway.model import Write as Property
 from gateway.settings import load
 from gateway.store.base import Changes, Store, Transaction
@@ -43,7 +56,7 @@ async def save(store: Store, **changes: Any) -> None:
 
 
 def event(event_id: int, message_id: str, at: int = 10, device_id: int = LAPTOP) -> Event:
-    return Event(event_id, device_id, message_id, "Viewed", '{"price":1.5}', None, None, at, at + 1, False)
+    return Event(SITE, event_id, device_id, message_id, "Viewed", '{"price":1.5}', None, None, at, at + 1, 0)
 
 
 def fact(seq: int, op_id: str, **more: Any) -> Fact:
@@ -171,6 +184,25 @@ async def test_visitors(store, times):
     assert await do(store, "visitors_at", {11}) == [first]
     await save(store, visitors_gone=[second])
     assert await do(store, "visitors_on", {LAPTOP}, -1) == [first]
+
+
+async def test_what_events_need_of_visitors(store):
+    first = Visitor(LAPTOP, LAPTOP, 0, 50, ALICE, 11, Proof.CLAIMED, False, 3, 10, 20, 30, 2)
+    second = Visitor(202, LAPTOP, 50, FOREVER, home=202)
+    visitors = [second, first, Visitor(PHONE, PHONE, 0, FOREVER, first_seen=4, last_seen=4)]
+    await save(store, devices=[Device(LAPTOP), Device(PHONE, clock_offset=-7)], visitors=visitors)
+    laptop, phone = await do(store, "stretches", {LAPTOP, PHONE, 999}, 50)
+    assert laptop == (LAPTOP, 0, 202, 50, FOREVER, None)
+    assert phone == (PHONE, -7, PHONE, 0, FOREVER, 4)
+    assert len(await do(store, "stretches", {LAPTOP}, -1)) == 2
+    many = [Seen(LAPTOP, LAPTOP, 3, 15, 25), Seen(PHONE, PHONE, 1, 9, 9), Seen(LAPTOP, 202, 0, 60, 60)]
+    await do(store, "seen", many)
+    await do(store, "seen", [Seen(PHONE, 999, 1, 1, 1)])
+    found = await do(store, "visitors_on", {LAPTOP, PHONE}, -1)
+    assert [(v.visitor_id, v.events, v.first_seen, v.last_seen) for v in found][::2] == [
+        (LAPTOP, first.events + 3, 15, 30),
+        (PHONE, 1, 4, 9),
+    ]
 
 
 async def test_identities(store):

@@ -1,0 +1,117 @@
+"""The short way of most batches: events of browsers that are known, on visitors that were seen before.
+
+Such an event changes nothing about who is who: it is kept, and its visitor's counters follow. Whatever may be more than
+that is left to `batches.BatchRun`, which would come to the same rows for these, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gateway.identity.batches import YOUNG_MS, Done
+from gateway.identity.clock import CLOCK_TOLERANCE, MAX_PAST, jumped, nth, span, trusted
+from gateway.identity.requests import Batch, ServerBatch, Track
+from gateway.model import ID_TIME_SHIFT, Event, Seen, Site, Stretch, now
+from gateway.store.base import Changes, Outbox, Transaction
+
+
+def plain(batch: Batch | ServerBatch) -> bool:
+    """Whether a batch is of one browser with a device and holds nothing but events under the names they came with."""
+    if isinstance(batch, ServerBatch) or not batch.device_id or batch.other_device or batch.name or trusted(batch):
+        return False
+    return all(type(c) is Track and not c.folded for c in batch.commands)
+
+
+class EventRun:
+    """Keeps a wave of plain batches in one transaction."""
+
+    def __init__(self, tx: Transaction, site: Site, new_id: Callable[[], int]) -> None:
+        self.tx = tx
+        self.site_id = site.site_id
+        self.new_id = new_id
+        self.now = now()
+        self.repeated = 0
+        self.events: list[Event] = []
+        self.landed: list[Stretch] = []
+        self.private: set[int] = set()
+
+    async def run(self, batches: Sequence[Batch]) -> list[Done | None]:
+        """The answers; None for each batch that has to be decided with everything around it."""
+        elsewhere = await self._elsewhere(batches)
+        ids = {b.device_id for b in batches}
+        stretches: dict[int, list[Stretch]] = {i: [] for i in ids}
+        for stretch in await self.tx.stretches(self.site_id, ids, min(map(_earliest, batches))):
+            stretches[stretch.device_id].append(stretch)
+        replies = [None if n in elsewhere else self._land(b, stretches[b.device_id]) for n, b in enumerate(batches)]
+        if self.events:
+            await self._save()
+        return replies
+
+    async def _elsewhere(self, batches: Sequence[Batch]) -> set[int]:
+        """Which batches hold a message that made another device: their browser had not got its cookie yet."""
+        oldest = self.now // 1000 - YOUNG_MS
+        young = [(n, b) for n, b in enumerate(batches) if b.device_id >> ID_TIME_SHIFT > oldest]
+        ids = {c.op_id for _, b in young for c in b.commands}
+        births = await self.tx.births(self.site_id, ids) if ids else {}
+        if not births:
+            return set()
+        return {n for n, b in young if any(births.get(c.op_id, b.device_id) != b.device_id for c in b.commands)}
+
+    def _land(self, batch: Batch, stretches: Sequence[Stretch]) -> Done | None:
+        """Finds the visitor of each event, or leaves the batch alone."""
+        if not stretches or jumped(stretches[0].clock_offset, batch):
+            return None
+        offset, received, device_id = stretches[0].clock_offset, batch.received_at, batch.device_id
+        earliest, latest = span(batch)
+        events: list[Event] = []
+        landed: list[Stretch] = []
+        here = stretches[-1]
+        for n, command in enumerate(batch.commands):
+            sent = nth(command.sent_at + offset, n)
+            at = earliest if sent < earliest else latest if sent > latest else sent
+            if not here.started_at <= at < here.ended_at:
+                found = next((s for s in stretches if s.started_at <= at < s.ended_at), None)
+                if found is None:
+                    return None
+                here = found
+            if here.first_seen is None:  # its profile was not there to be seen until now
+                return None
+            assert type(command) is Track
+            extras = command.extras.decode() if command.extras else None
+            page = command.page.decode() if command.page else None
+            what = (command.op_id, command.name, command.data.decode(), extras, page, at, received, int(at != sent))
+            events.append(Event(self.site_id, self.new_id(), device_id, *what))
+            landed.append(here)
+        if batch.private:
+            self.private |= {e.event_id for e in events}
+        self.events += events
+        self.landed += landed
+        return Done(device_id, ["accepted"] * len(events))
+
+    async def _save(self) -> None:
+        added = await self.tx.add_events(self.site_id, self.events)
+        self.repeated = len(self.events) - len(added)
+        seen: dict[int, Seen] = {}
+        for event, here in zip(self.events, self.landed, strict=True):
+            at, new = event.occurred_at, event.event_id in added
+            row = seen.get(here.visitor_id)
+            if row is None:
+                seen[here.visitor_id] = Seen(here.device_id, here.visitor_id, int(new), at, at)
+                continue
+            row.events += new
+            if at < row.first:
+                row.first = at
+            elif at > row.last:
+                row.last = at
+        await self.tx.seen(self.site_id, list(seen.values()))
+        shown = sorted(added - self.private)
+        if shown:
+            await self.tx.save(self.site_id, Changes(outbox=Outbox(self.now, shown, [])))
+
+
+def _earliest(batch: Batch) -> int:
+    """The earliest time that something in a batch can have, whatever the device's clock is corrected by."""
+    past = batch.received_at - MAX_PAST
+    if batch.measured is None or not batch.commands:
+        return past - 1
+    return max(past, min(c.sent_at for c in batch.commands) + batch.measured - CLOCK_TOLERANCE) - 1
