@@ -66,6 +66,11 @@ def value(shown: Any) -> str:
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
+def sentence(text: str) -> str:
+    """The first letter made a capital; code begins as it is."""
+    return text if text.startswith("_") else text[:1].upper() + text[1:]
+
+
 def pretty(shown: Any) -> str:
     """JSON, indented."""
     return json.dumps(shown, ensure_ascii=False, indent=2)
@@ -117,6 +122,7 @@ FILTERS = {
     "count": count,
     "value": value,
     "pretty": pretty,
+    "sentence": sentence,
     "proof": lambda label: PROOFS.get(label or "", label or ""),
     "error_title": lambda code: ERRORS.get(code, code),
     "title_of": title,

@@ -63,7 +63,7 @@ async def test_identity_errors_say_why_and_what_to_change(database: str) -> None
         await send(desk, ["user", {"id": "42"}])
         await desk.get("live?show=trouble")
         assert "'undefined' is a placeholder, not somebody's id" in desk.text
-        assert "push the person's own id" in desk.text
+        assert "Push the person's own id" in desk.text
         assert "login 42" not in desk.text
 
 
@@ -74,7 +74,7 @@ async def test_skipped_entries_and_refused_requests_are_told(desk: Desk) -> None
     for _ in range(3):
         assert (await send(desk, ["track", "Lost"], Origin="https://evil.test")).status_code == 403
     await desk.get("live?show=trouble")
-    assert "trak skipped" in desk.text and "did you mean" in desk.text
+    assert "trak skipped" in desk.text and "Did you mean" in desk.text
     assert "a whole request 3 times refused" in desk.text and "https://evil.test" in desk.text
     assert "Fine" not in desk.text
 

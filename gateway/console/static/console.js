@@ -3,13 +3,14 @@
 
 // Times are written in UTC; here they are in the reader's own zone and words.
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'long' });
+const seconds = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
 const short = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
 
 function tellTimes(within) {
   for (const time of within.querySelectorAll('time[datetime]')) {
     const at = new Date(time.dateTime);
     if (Number.isNaN(at.getTime()) || time.title) continue;
-    time.textContent = short.format(at);
+    time.textContent = (time.closest('.live') ? seconds : short).format(at);
     time.title = exact.format(at);
   }
 }
