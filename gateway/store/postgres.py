@@ -61,6 +61,14 @@ AWAY = (
 )
 """The database cannot be reached or cannot write now."""
 
+PARAMETERS = (asyncpg.UndefinedObjectError, asyncpg.CantChangeRuntimeParamError, asyncpg.InvalidParameterValueError)
+"""The address has a parameter that the server does not take."""
+
+UNUSABLE = (
+    "GATEWAY_DATABASE is no address of a database",
+    "write postgresql://user:password@host:5432/name, with %40 for @ and %2F for / in the password",
+)
+
 
 class Again(Exception):
     """The work rested on rows that were not locked when it read them, or that somebody else made meanwhile."""
@@ -200,7 +208,10 @@ class PostgresStore(SqlStore):
     dialect = "postgres"
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise SettingError(*UNUSABLE) from error
         options = dict(parse_qsl(parts.query))
         self._pool_size = _number(options, "pool_size", POOL_SIZE)
         self._prepared = _number(options, "statement_cache_size", PREPARED)
@@ -228,6 +239,18 @@ class PostgresStore(SqlStore):
         except AWAY as error:
             await self.close()
             raise Unavailable(f"cannot open the database: {error}") from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            await self.close()
+            hint = "its user makes the tables: grant create, usage on schema public to that user"
+            raise SettingError(f"GATEWAY_DATABASE: the database refuses: {error}", hint) from error
+        except PARAMETERS as error:
+            await self.close()
+            raise SettingError(
+                f"GATEWAY_DATABASE: the database refuses: {error}", "correct what follows the ?"
+            ) from error
+        except (ValueError, OverflowError) as error:  # what it says may be a part of the password
+            await self.close()
+            raise SettingError(*UNUSABLE) from error
         except BaseException:
             await self.close()
             raise

@@ -1,6 +1,7 @@
 """What `store.base` promises, on every database: what is missing is not in the answer, and saving twice is once."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -404,3 +405,30 @@ async def test_a_database_that_cannot_be_opened_is_unavailable(url, tmp_path: Pa
 def test_an_option_of_the_url_that_cannot_be_used_is_named():
     with pytest.raises(SettingError, match="pool_size"):
         make_store(load({}, database="postgresql://localhost/x?pool_size=many"))
+
+
+@pytest.mark.parametrize(
+    "address", ["postgresql://u:x@h:sec/ret", "postgresql://127.0.0.1:99999/x", "postgresql://[::1"]
+)
+async def test_what_is_no_address_of_a_database_is_told_without_repeating_it(address: str):
+    with pytest.raises(SettingError, match="no address of a database") as refused:
+        await make_store(load({}, database=address)).open()
+    assert "sec" not in refused.value.message
+
+
+async def test_a_parameter_or_user_that_postgresql_refuses_is_named(postgres_url: str):
+    store = make_store(load({}, database=f"{postgres_url}?nonsense=1"))
+    with pytest.raises(SettingError, match='"nonsense"'):
+        await store.open()
+    connection = await asyncpg.connect(postgres_url)
+    role = f"reader_{uuid.uuid4().hex}"
+    try:
+        await connection.execute("drop schema if exists bare cascade")
+        await connection.execute(f"create schema bare; create role {role} login; grant usage on schema bare to {role}")
+        other = f"postgresql://{role}@{postgres_url.rpartition('@')[2]}?search_path=bare"
+        with pytest.raises(SettingError, match="permission denied") as refused:
+            await make_store(load({}, database=other)).open()
+        assert "grant create" in refused.value.hint
+    finally:
+        await connection.execute(f"drop schema bare cascade; drop role {role}")
+        await connection.close()
