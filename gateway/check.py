@@ -18,7 +18,7 @@ SHOWN = 20
 
 async def check_site(store: Store, site: Site, console: Console | None = None) -> list[str]:
     """What differs between the ledger folded again and the tables of a site, in words; empty if nothing does."""
-    with Progress(console=console, transient=True, disable=console is None) as progress:
+    with Progress(console=console, transient=True, disable=not (console and console.is_terminal)) as progress:
         task = progress.add_task(f"folding {site.name}", total=None)
         world = await fold_again(store, site, lambda done, total: progress.update(task, completed=done, total=total))
         return await compare(store, site, world)

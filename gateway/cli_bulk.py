@@ -21,7 +21,7 @@ from gateway.context import Gateway
 from gateway.errors import BadRequest
 from gateway.exports import Exports
 from gateway.settings import load
-from gateway.terminal import AsJson, Database, err, out, print_json, site_named, with_gateway
+from gateway.terminal import AsJson, Database, counted, err, out, print_json, site_named, with_gateway
 
 app = typer.Typer()
 
@@ -167,7 +167,8 @@ def merge_people(
         named = await site_named(gateway, site)
         with hearing(results) as hear:
             if table is None:
-                return await merges.undo_batch(gateway, named, name, hear, dry_run=dry_run)
+                with counted("taking back") as tell:
+                    return await merges.undo_batch(gateway, named, name, hear, dry_run=dry_run, tell=tell)
             return await merged_with_bar(gateway, named, table, name, hear, dry_run=dry_run)
 
     show_merged(with_gateway(load(database=database), work), as_json=as_json, undo=bool(undo))
@@ -239,7 +240,8 @@ def find_duplicates(
         if not yes and pairs:
             typer.confirm(f"Merge {pairs} profiles?", abort=True)
         name = check_batch(batch or f"duplicates-{gateway.new_id()}")
-        return await merges.merge_groups(gateway, named, groups, name, lambda result: None)
+        with counted("merging") as tell:
+            return await merges.merge_groups(gateway, named, groups, name, lambda result: None, tell=tell)
 
     merged = with_gateway(load(database=database), work)
     if merged is not None:

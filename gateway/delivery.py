@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -234,8 +234,12 @@ def _advance(receiver: Receiver) -> None:
 
 async def _pruning(gateway: Gateway) -> None:
     while True:
-        with suppress(GatewayError):
+        try:
             await prune(gateway.store, gateway.settings.feed_days)
+        except GatewayError as error:  # the database is away
+            log.debug("the feed cannot be shortened now: %s", error)
+        except Exception:
+            log.exception("the feed could not be shortened")
         await asyncio.sleep(PRUNE_EVERY * random.uniform(0.9, 1.1))
 
 

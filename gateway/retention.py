@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from gateway.context import Gateway
-from gateway.errors import GatewayError, Unavailable
+from gateway.errors import Unavailable
 from gateway.identity.engine import Engine
 from gateway.identity.requests import Operation, Person
 from gateway.model import Site, iso, now
@@ -200,7 +200,7 @@ async def keep_up(gateway: Gateway) -> None:
                 await one_pass(gateway)
         except Unavailable as error:
             log.warning("retention goes on later: %s", error.message)
-        except GatewayError:
+        except Exception:
             log.exception("retention stopped")
         await asyncio.sleep(LOOK_SECONDS)
 

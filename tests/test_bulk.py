@@ -355,8 +355,12 @@ async def test_a_batch_is_undone_whole_and_no_other_with_it(driver: Driver, tmp_
     assert [r.outcome for r in heard] == ["merged"] * 5
     assert planned.outcomes == {"merged": 2}
     assert await properties(driver, "1") == {"plan": "3"}
-    undone = await merges.undo_batch(*context, "a", heard.append)
-    assert undone.outcomes == {"undone": 2}
+    told: list[tuple[int, int]] = []
+    planned = await merges.undo_batch(*context, "a", heard.append, dry_run=True)
+    assert await properties(driver, "1") == {"plan": "3"}
+    undone = await merges.undo_batch(*context, "a", heard.append, tell=lambda *done: told.append(done))
+    assert undone.outcomes == planned.outcomes == {"undone": 2}
+    assert told == [(0, 2), (1, 2)]
     assert [await properties(driver, n) for n in ("1", "2", "3")] == [{"plan": n} for n in ("1", "2", "3")]
     assert await properties(driver, "4") == await properties(driver, "5") == {"plan": "5"}
     assert (await merges.undo_batch(*context, "a", heard.append)).outcomes == {}

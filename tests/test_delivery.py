@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from gateway import delivery
 from gateway.cli import app
 from gateway.delivery import Deliverer
+from gateway.errors import Unavailable
 from gateway.identity.requests import Batch, Track
 from gateway.model import now
 from gateway.store.receivers import Receivers
@@ -300,3 +301,20 @@ async def test_jetstream_holds_every_entry_once_although_both_sides_were_killed(
 async def _error(driver: Driver) -> str | None:
     error = (await shown(driver))["error"]
     return str(error) if error else None
+
+
+@pytest.mark.parametrize("error", [Unavailable("the disk is full"), ZeroDivisionError()])
+async def test_the_feed_is_shortened_again_after_it_could_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(delivery, "PRUNE_EVERY", 0.01)
+    asked = asyncio.Semaphore(0)
+
+    async def prune(*given: Any) -> None:
+        asked.release()
+        raise error
+
+    monkeypatch.setattr(delivery, "prune", prune)
+    async with driving(tmp_path) as driver, delivery.delivering(driver.gateway, deliver=False):
+        for _ in range(3):
+            await asyncio.wait_for(asked.acquire(), 10)

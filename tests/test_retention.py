@@ -15,6 +15,7 @@ import pytest
 
 from gateway import retention
 from gateway.check import check_site
+from gateway.errors import Unavailable
 from gateway.model import now
 from gateway.retention import Before, Removed, Retention, months_ago
 from gateway.store import retention as statements
@@ -288,6 +289,23 @@ async def test_it_works_in_the_background_and_says_what_it_did(
     assert json.loads(report)["removed"]["shop"]["events"] == 1
     assert driver.gateway.writer.tally.removed == {"events": 1}
     assert "retention removed of shop: 1 events" in caplog.text
+
+
+@pytest.mark.parametrize("error", [Unavailable("the disk is full"), ZeroDivisionError()])
+async def test_a_pass_that_fails_is_not_the_last(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(retention, "LOOK_SECONDS", 0.01)
+    asked = asyncio.Semaphore(0)
+
+    async def due(*given: Any) -> bool:
+        asked.release()
+        raise error
+
+    monkeypatch.setattr(retention, "due", due)
+    async with retention.retained(driver.gateway):
+        for _ in range(3):
+            await asyncio.wait_for(asked.acquire(), 10)
 
 
 def test_retention_as_a_user_meets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,16 +153,19 @@ async def undo_batch(
     *,
     actor: str = "server",
     dry_run: bool = False,
+    tell: Callable[[int, int], object] = lambda done, total: None,
 ) -> Merged:
     """Takes back what a batch joined, the last first. Raises NotFound for a batch that never was.
 
-    With `dry_run` each is decided by itself, on what is there now, and nothing is kept.
+    `tell` hears how many are done, and of how many. With `dry_run` each is decided by itself, on what is there now, and
+    nothing is kept.
     """
     merged = Merged(batch, dry_run)
     op_ids = [o async for o in operations_of(gateway, site, batch)]
     if not op_ids:
         raise NotFound(f"there is no batch {batch!r}", "gateway merge prints the id of its batch")
-    for op_id, open_still in op_ids:
+    for done, (op_id, open_still) in enumerate(op_ids):
+        tell(done, len(op_ids))
         if not open_still:
             merged.rows += 1
             continue
@@ -221,12 +224,15 @@ async def merge_groups(
     hear: Callable[[Result], object],
     *,
     actor: str = "server",
+    tell: Callable[[int, int], object] = lambda done, total: None,
 ) -> Merged:
-    """Merges every group that has a target into it."""
+    """Merges every group that has a target into it; `tell` hears how many groups are done, and of how many."""
     merged = Merged(batch)
+    groups = [g for g in groups if g.target]
     number = 0
-    for group in groups:
-        for source in group.profiles if group.target else ():
+    for done, group in enumerate(groups):
+        tell(done, len(groups))
+        for source in group.profiles:
             if source == group.target:
                 continue
             number += 1
