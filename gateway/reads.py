@@ -238,7 +238,10 @@ class Reader:
 
     @staticmethod
     def _concerns(fact: Fact, nodes: set[int], visitors: Sequence[Visitor]) -> bool:
-        if nodes & {*fact.homes, *fact.detail.get("turns", ()), *fact.detail.get("severed", ())}:
+        detail, parted = fact.detail, []
+        if fact.kind in ("unlink", "demerge"):
+            parted = [*detail.get("nodes", ()), *(anchor for anchor, _ in detail.get("released", {}).values())]
+        if nodes & {*fact.homes, *detail.get("turns", ()), *detail.get("severed", ()), *parted}:
             return True
         return any(v.device_id == fact.device_id and v.started_at <= fact.at <= v.ended_at for v in visitors)
 

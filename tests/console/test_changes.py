@@ -308,3 +308,17 @@ async def test_what_cannot_be_is_a_readable_answer(desk: Desk) -> None:
         await desk.get("people")
         response = await desk.post(path, form)
         assert response.status_code in (200, 400, 404) and "<h1>" in response.text, path
+
+
+async def test_who_lost_a_device_and_the_device_both_tell_it_and_can_undo_it(desk: Desk) -> None:
+    alice, bob = await id_of(desk, "u:alice"), await id_of(desk, "u:bob")
+    await merge(desk, alice, bob)
+    device = desk.driver.gateway.device_id(desk.driver.site, desk.driver.tokens["phone"])
+    await desk.get(f"devices/{device}/unlink")
+    await desk.post(f"devices/{device}/unlink", {"reason": "shared"})
+    stranger = await id_of(desk, "d:phone")
+    assert stranger not in (alice, bob)
+    for who in (alice, stranger):
+        await desk.get(f"people/{who}")
+        assert "ann took a device off this person. Left with it: 1 visitor." in desk.text, who
+        assert re.search(r"undo\?op=unlink-\d+", desk.page), who
