@@ -28,7 +28,7 @@ from gateway.context import Gateway
 from gateway.cookies import maybe_one_site
 from gateway.delivery import delivering
 from gateway.demo import backend, shop
-from gateway.errors import Conflict, GatewayError, SettingError
+from gateway.errors import Conflict, GatewayError, NotFound, SettingError
 from gateway.extras import extra_module
 from gateway.identity.engine import Engine
 from gateway.inspect import Inspected
@@ -176,6 +176,8 @@ class Front:
         try:
             if scope["type"] == "http" and scope["path"] not in UNLIMITED:
                 self.limits.address(scope.get("client"))
+            if "\0" in scope.get("path", ""):  # PostgreSQL takes none: nothing has ever been kept under such a name
+                raise NotFound("no address holds NUL", "look how the address was put together")
         except GatewayError as refused:
             self.gateway.writer.tally.refuse(refused.code)
             refusal = dialects.REFUSALS.get(metrics.door(scope["path"]), error_answer)

@@ -214,6 +214,14 @@ async def test_what_cannot_be_understood_is_a_400_that_says_what_to_change(
     assert error["hint"]
 
 
+@pytest.mark.parametrize("path", ["/v1/ledger/{}", "/v1/profiles/{}", "/console/s/1/batches/{}", "/api/v2/{}"])
+async def test_an_address_that_no_database_can_hold_is_no_bug(shop: Driver, path: str) -> None:
+    answer = await shop.api("GET", path.format("%00"))
+    assert answer.status_code == 404
+    answer = await shop.api("POST", "/v1/operations/a%00b/undo")
+    assert answer.status_code == 404 and "NUL" in answer.text
+
+
 async def test_without_the_secret_key_nothing_is_answered(shop: Driver) -> None:
     for headers in ({}, {"Authorization": "Bearer nope"}, {"Authorization": f"Bearer {shop.site.api_key}"}):
         response = await shop.client.get("/v1/profiles?q=", headers=headers)
