@@ -176,7 +176,8 @@ class Front:
         try:
             if scope["type"] == "http" and scope["path"] not in UNLIMITED:
                 self.limits.address(scope.get("client"))
-            if "\0" in scope.get("path", ""):  # PostgreSQL takes none: nothing has ever been kept under such a name
+            # PostgreSQL takes none: nothing has ever been kept under such a name. The console says so on a page.
+            if "\0" in scope.get("path", "") and not scope["path"].startswith(console.ROOT):
                 raise NotFound("no address holds NUL", "look how the address was put together")
         except GatewayError as refused:
             self.gateway.writer.tally.refuse(refused.code)

@@ -162,6 +162,8 @@ class Console:
         """Finds out who asks, and raises what keeps them from it."""
         request, page = asked.request, asked.page
         check_storable(request.query_params)
+        if any("\0" in str(part) for part in request.path_params.values()):
+            raise NotFound("there is no such page", "the address may be mistyped")
         name = self.cookie_name(request)
         values = read_cookies(request.headers.get("cookie", ""), name) if name else []
         asked.cookie = values[0] if values else ""
