@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from gateway.errors import BadRequest, BadToken
 from gateway.identity import rules
@@ -31,6 +32,7 @@ MAX_NAME = 128
 MAX_VALUE = 8 * 1024
 MAX_ID = 64
 MAX_BODY = 512 * 1024
+NESTING = frozenset({dict, list})
 LATEST = 2**52
 """Milliseconds."""
 
@@ -47,6 +49,22 @@ class Entry(msgspec.Struct):
     page: dict[str, Any] | None = None
     identity: Any = None
     device: str | None = None
+
+
+class Tracked(msgspec.Struct, array_like=True, tag="track", forbid_unknown_fields=True, gc=False):
+    """`["track", NAME, DATA]` as almost all pages write it: flat data, no extras."""
+
+    name: Annotated[str, Meta(max_length=MAX_NAME)]
+    data: Annotated[dict[str, str | int | float | bool | None], Meta(max_length=MAX_PROPERTIES)]
+
+
+class TrackEntry(msgspec.Struct, gc=False):
+    """An entry of which nothing but its id and the event's name is left to be looked at."""
+
+    command: Tracked
+    id: Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
+    at: Annotated[float, Meta(gt=0, le=LATEST)]
+    page: dict[str, Annotated[str, Meta(max_length=MAX_VALUE)]] | None = None
 
 
 class Body(msgspec.Struct):
@@ -71,6 +89,7 @@ class Skipped:
 
 
 _entry = msgspec.json.Decoder(Entry)
+_track_entry = msgspec.json.Decoder(TrackEntry)
 _body = msgspec.json.Decoder(Body)
 _encode = msgspec.json.encode
 
@@ -110,15 +129,43 @@ def _mended(raw: bytes) -> Body | None:
 class Parser:
     """Turns entries of one site into commands."""
 
-    def __init__(self, site: Site, signer: Signer, *, server: bool = False, private: bool = False) -> None:
+    def __init__(
+        self, site: Site, signer: Signer, *, server: bool = False, private: bool = False, plain: bool = False
+    ) -> None:
         self.site = site
         self.signer = signer
         self.server = server
         self.private = private
+        self.plain = plain
+        """Whether the body as a whole is known to be small and without escapes; then no entry is looked at for that."""
         self.proof = Proof.SERVER if server else Proof.CLAIMED
         self.skipped: list[Skipped] = []
         self.denied = False
         """Whether the page said that consent is withdrawn, and did not take that back."""
+
+    def commands(self, raws: Iterable[msgspec.Raw]) -> list[Command]:
+        """The commands of all entries that were not skipped."""
+        found: list[Command] = []
+        for raw in raws:
+            track = self._plain_track(raw) if self.plain else None
+            if track is not None:
+                found.append(track)
+            elif (parsed := self.entry(raw)) is not None:
+                found += parsed[1]
+        return found
+
+    @staticmethod
+    def _plain_track(raw: msgspec.Raw) -> Track | None:
+        """An entry that is an event and no more, decoded and checked in one step; None for any other."""
+        try:
+            entry = _track_entry.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        name = entry.command.name.strip()
+        if not name or name.casefold() in SYSTEM_EVENTS or not entry.id.isprintable():
+            return None
+        page = _encode(entry.page) if entry.page else None
+        return Track(entry.id, int(entry.at) * 1000, "", name, _encode(entry.command.data), None, page)
 
     def entry(self, raw: msgspec.Raw | bytes) -> tuple[Entry, list[Command]] | None:
         """An entry with its commands (some are written as two), or None if it was skipped."""
@@ -129,7 +176,8 @@ class Parser:
             self.skipped.append(Skipped(text, f"not an entry: {error}", "not_an_entry"))
             return None
         try:
-            self._check(entry, bytes(raw))
+            if not self.plain:
+                self._check_text(entry, bytes(raw))
             commands = self._commands(entry)
         except BadRequest as error:
             self.skipped.append(self.refusal(entry, error))
@@ -145,35 +193,41 @@ class Parser:
         code = BAD_VALUE if error.code == BadRequest.code else error.code
         return Skipped(entry.command, f"{error.message}. {error.hint}".strip(), code)
 
-    def _check(self, entry: Entry, raw: bytes) -> None:
+    @staticmethod
+    def _check_text(entry: Entry, raw: bytes) -> None:
         if len(raw) > MAX_EVENT:
             raise BadRequest(f"larger than {MAX_EVENT // 1024} KiB", code="too_large")
-        if not entry.id or len(entry.id) > MAX_ID or not entry.id.isprintable():
-            raise BadRequest(f"its id must have 1 to {MAX_ID} printable characters", code="bad_id")
-        # Most entries are plain: flat, and without an escape that could hide an odd character.
-        if not _flat(entry.command) and depth(entry.command) > MAX_DEPTH + 1:
-            raise BadRequest(f"nested more than {MAX_DEPTH} deep", code="too_deep")
-        if b"\\" in raw and b"\\u" in raw and not (storable(entry.command) and storable(entry.page)):
+        if b"\\u" in raw and not (storable(entry.command) and storable(entry.page)):
             raise BadRequest("it holds NUL or half a character", code="bad_text")
 
     def _commands(self, entry: Entry) -> list[Command]:
-        if not entry.command or not isinstance(entry.command[0], str):
+        op_id, command = entry.id, entry.command
+        if not op_id or len(op_id) > MAX_ID or not op_id.isprintable():
+            raise BadRequest(f"its id must have 1 to {MAX_ID} printable characters", code="bad_id")
+        if not command or not isinstance(command[0], str):
             raise BadRequest("a command starts with its name", "push(['track', NAME, DATA])")
-        name, *rest = entry.command
+        for argument in command:
+            inside = argument.values() if type(argument) is dict else argument if type(argument) is list else ()
+            if not NESTING.isdisjoint(map(type, inside)) and depth(command) > MAX_DEPTH + 1:
+                raise BadRequest(f"nested more than {MAX_DEPTH} deep", code="too_deep")
+        name = command[0]
         parse: Callable[[Entry, list[Any]], list[Command]] | None = getattr(self, _method(name[:MAX_NAME]), None)
         if parse is None:
             raise BadRequest(f"no command {name[:40]!r}", "the docs list them all", code="unknown_command")
-        return parse(entry, rest)
+        return parse(entry, command[1:])
 
     @staticmethod
     def _head(entry: Entry) -> tuple[str, int]:
-        at = entry.at or time.time() * 1000
-        return entry.id, int(at if 0 <= at <= LATEST else min(max(at, 0), LATEST)) * 1000
+        at = entry.at
+        if not 0 < at <= LATEST:
+            at = min(max(at, 0), LATEST) if at else time.time() * 1000
+        return entry.id, int(at) * 1000
 
     # --- one method per command ---------------------------------------------------------------------------------
 
     def _on_track(self, entry: Entry, rest: list[Any]) -> list[Command]:
-        name, data, extras = rest if len(rest) == 3 else [*rest, None, None, None][:3]
+        given = len(rest)
+        name = rest[0] if given else None
         if not isinstance(name, str) or not (name := name.strip()):
             raise BadRequest("track needs the name of the event first", "push(['track', 'Purchased', {total: 12}])")
         if len(name) > MAX_NAME:
@@ -181,17 +235,18 @@ class Parser:
         if not self.server and name.casefold() in SYSTEM_EVENTS:
             message = f"the event {name!r} is made by the gateway only"
             return [Refused(*self._head(entry), code="spoofed_system_event", message=message, kind="track")]
-        data = _mapping(data, "data")
-        return [self._track(entry, name, data, _mapping(extras, "extras"))]
+        data = _mapping(rest[1], "data") if given > 1 else {}
+        return [self._track(entry, name, data, _mapping(rest[2], "extras") if given > 2 else None)]
 
-    def _track(self, entry: Entry, name: str, data: dict[str, Any], extras: dict[str, Any]) -> Track:
+    def _track(self, entry: Entry, name: str, data: dict[str, Any], extras: dict[str, Any] | None) -> Track:
         page = entry.page
         for value in page.values() if page else ():
-            if not isinstance(value, str) or len(value) > MAX_VALUE:
+            if type(value) is not str or len(value) > MAX_VALUE:
                 page = {k: v for k, v in (entry.page or {}).items() if isinstance(v, str) and len(v) <= MAX_VALUE}
                 break
-        encoded = _encode(extras) if extras else None
-        return Track(*self._head(entry), "", name, _encode(data), encoded, _encode(page) if page else None)
+        op_id, at = self._head(entry)
+        more = _encode(extras) if extras else None
+        return Track(op_id, at, "", name, _encode(data), more, _encode(page) if page else None)
 
     def _on_trackpageview(self, entry: Entry, rest: list[Any]) -> list[Command]:
         extras = next((r for r in rest if isinstance(r, dict)), {})
@@ -334,13 +389,13 @@ def rows_of(properties: dict[str, Any], *, once: bool = False) -> list[tuple[str
 
 
 def _mapping(value: object, what: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        if len(value) > MAX_PROPERTIES:
+            raise BadRequest(f"{what} has {len(value)} properties", f"send at most {MAX_PROPERTIES}")
+        return value
     if value is None:
         return {}
-    if not isinstance(value, dict):
-        raise BadRequest(f"{what} must be an object, not {type(value).__name__}", "write {name: value}")
-    if len(value) > MAX_PROPERTIES:
-        raise BadRequest(f"{what} has {len(value)} properties", f"send at most {MAX_PROPERTIES}")
-    return value
+    raise BadRequest(f"{what} must be an object, not {type(value).__name__}", "write {name: value}")
 
 
 def _names(value: object) -> list[str]:
@@ -353,17 +408,6 @@ def looks_signed(value: str) -> bool:
     """Whether a link value is or was a signed token, so that a broken one is not taken for a raw id."""
     parts = value.split(".")
     return value.startswith(LINK_PREFIX) or (len(parts) == 3 and len(parts[2]) >= 40 and len(parts[0]) > 40)
-
-
-def _flat(command: list[Any]) -> bool:
-    """Whether nothing nests in a command but its own arguments."""
-    for argument in command:
-        inside = argument.values() if type(argument) is dict else argument if type(argument) is list else ()
-        for value in inside:
-            kind = type(value)
-            if kind is dict or kind is list:
-                return False
-    return True
 
 
 def depth(value: object) -> int:

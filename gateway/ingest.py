@@ -16,7 +16,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gateway.commands import MAX_BODY, Body, Parser, decode_body
+from gateway.commands import MAX_BODY, MAX_EVENT, Body, Parser, decode_body
 from gateway.context import Gateway
 from gateway.cookies import (
     FORGET_LINK,
@@ -284,12 +284,9 @@ class Ingest:
         if len(body.commands) > 1:
             self.limits.address(asked.client, len(body.commands) - 1)
         self.limits.site(site.site_id, len(body.commands))
-        parser = Parser(site, self.gateway.signer, private=wanted.private)
-        commands: list[Command] = []
-        for entry in body.commands:
-            parsed = parser.entry(entry)
-            if parsed is not None:
-                commands += parsed[1]
+        plain = len(asked.body) <= MAX_EVENT and b"\\" not in asked.body
+        parser = Parser(site, self.gateway.signer, private=wanted.private, plain=plain)
+        commands = parser.commands(body.commands)
         follows = PENDING_LINK in asked.cookie and not asked.unseen
         link = next(iter(read_cookies(asked.cookie, PENDING_LINK)), None) if follows else None
         if link is not None and commands:

@@ -12,8 +12,10 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 Key = tuple[str, str]
 """An identity: (kind, value), the value already normalised."""
@@ -63,6 +65,19 @@ ID_TIME_SHIFT = 22
 """What is above it in an id of ours are the milliseconds since the epoch when it was made."""
 
 
+SEQUENCES = 1 << 12
+
+
+class NewIds(Protocol):
+    """What makes ids, one or many at once: each is larger than all before it."""
+
+    def __call__(self) -> int:
+        """The next id."""
+
+    def many(self, number: int) -> list[int]:
+        """The next ids."""
+
+
 class IdGenerator:
     """Makes time-ordered 63-bit integers: 41 bits of milliseconds, 10 bits of node, 12 bits of sequence.
 
@@ -77,9 +92,29 @@ class IdGenerator:
     def __call__(self) -> int:
         """The next id: larger than all before it, also if the clock went back."""
         with self._lock:
-            wanted = time.time_ns() // 1_000_000 << 12
-            last = self._last = wanted if wanted > self._last else self._last + 1
-        return (last >> 12 << ID_TIME_SHIFT) | (self.node << 12) | (last & 0xFFF)
+            self._last = self._next()
+            return self._last
+
+    def many(self, number: int) -> list[int]:
+        """The next ids, made at once."""
+        ids: list[int] = []
+        with self._lock:
+            while len(ids) < number:
+                start = self._next()
+                left = min(number - len(ids), SEQUENCES - start % SEQUENCES)
+                ids += range(start, start + left)
+                self._last = ids[-1]
+        return ids
+
+    def _next(self) -> int:
+        made = self._first_of(time.time_ns() // 1_000_000)
+        if made > self._last:
+            return made
+        after = self._last + 1
+        return after if after % SEQUENCES else self._first_of((self._last >> ID_TIME_SHIFT) + 1)
+
+    def _first_of(self, ms: int) -> int:
+        return (ms << ID_TIME_SHIFT) + self.node * SEQUENCES
 
 
 @dataclass(slots=True)
@@ -269,7 +304,7 @@ class Profile:
     primary: Key | None = None
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, gc=False):
     """Something that happened on a device; never changed afterwards. In the order of its columns; texts are JSON."""
 
     site_id: int

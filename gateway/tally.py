@@ -83,6 +83,10 @@ class Tally:
         assert isinstance(reply, Done)
         self.commands_durable[request.actor] += len(request.commands)
         self.repeated += len(request.commands) - len(reply.outcomes)  # what was on the browser's other device already
+        kinds, outcomes = set(map(type, request.commands)), set(reply.outcomes)
+        if len(kinds) == len(outcomes) == 1:  # nothing but events, mostly
+            self.outcomes[_kind(kinds.pop()), outcomes.pop()] += len(reply.outcomes)
+            return
         for command, outcome in zip(request.commands, reply.outcomes, strict=False):
             self.outcomes[_kind(type(command)), outcome] += 1
 

@@ -7,7 +7,7 @@ own. Only what changed is written.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from gateway.identity.batches import BatchRun, Done
 from gateway.identity.decide import Answer
@@ -18,6 +18,7 @@ from gateway.identity.requests import (
     Operation,
     ServerBatch,
 )
+from gateway.model import NewIds
 from gateway.store.base import Transaction
 
 Request = Batch | ServerBatch | Operation
@@ -30,7 +31,7 @@ class Engine:
     `repeated` says how many events and identity commands of the last run were there already.
     """
 
-    def __init__(self, new_id: Callable[[], int]) -> None:
+    def __init__(self, new_id: NewIds) -> None:
         self.new_id = new_id
         self.repeated = 0
 

@@ -6,12 +6,14 @@ that is left to `batches.BatchRun`, which would come to the same rows for these,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import islice
+from operator import attrgetter
 
 from gateway.identity.batches import YOUNG_MS, Done
-from gateway.identity.clock import CLOCK_TOLERANCE, MAX_PAST, jumped, nth, span, trusted
+from gateway.identity.clock import CLOCK_TOLERANCE, MAX_PAST, jumped, span, trusted
 from gateway.identity.requests import Batch, ServerBatch, Track
-from gateway.model import ID_TIME_SHIFT, Event, Seen, Site, Stretch, now
+from gateway.model import ID_TIME_SHIFT, Event, NewIds, Seen, Site, Stretch, now
 from gateway.store.base import Changes, Outbox, Transaction
 
 
@@ -19,20 +21,24 @@ def plain(batch: Batch | ServerBatch) -> bool:
     """Whether a batch is of one browser with a device and holds nothing but events under the names they came with."""
     if isinstance(batch, ServerBatch) or not batch.device_id or batch.other_device or batch.name or trusted(batch):
         return False
-    return all(type(c) is Track and not c.folded for c in batch.commands)
+    return set(map(type, batch.commands)) == {Track} and not any(map(_folded, batch.commands))
+
+
+_folded = attrgetter("folded")
+_sent_at = attrgetter("sent_at")
 
 
 class EventRun:
     """Keeps a wave of plain batches in one transaction."""
 
-    def __init__(self, tx: Transaction, site: Site, new_id: Callable[[], int]) -> None:
+    def __init__(self, tx: Transaction, site: Site, new_id: NewIds) -> None:
         self.tx = tx
         self.site_id = site.site_id
         self.new_id = new_id
         self.now = now()
         self.repeated = 0
         self.events: list[Event] = []
-        self.landed: list[Stretch] = []
+        self.landed: list[Seen] = []
         self.private: set[int] = set()
 
     async def run(self, batches: Sequence[Batch]) -> list[Done | None]:
@@ -63,25 +69,35 @@ class EventRun:
             return None
         offset, received, device_id = stretches[0].clock_offset, batch.received_at, batch.device_id
         earliest, latest = span(batch)
+        site_id = self.site_id
         events: list[Event] = []
-        landed: list[Stretch] = []
+        landed: list[Seen] = []
         here = stretches[-1]
+        seen: Seen | None = None
+        ids = self.new_id.many(len(batch.commands))
         for n, command in enumerate(batch.commands):
-            sent = nth(command.sent_at + offset, n)
+            sent = command.sent_at + offset + (n if n < 999 else 999)  # clock.nth; each event pays for a call
             at = earliest if sent < earliest else latest if sent > latest else sent
             if not here.started_at <= at < here.ended_at:
                 found = next((s for s in stretches if s.started_at <= at < s.ended_at), None)
                 if found is None:
                     return None
-                here = found
-            if here.first_seen is None:  # its profile was not there to be seen until now
-                return None
+                here, seen = found, None
+            if seen is None:
+                if here.first_seen is None:  # its profile was not there to be seen until now
+                    return None
+                seen = Seen(device_id, here.visitor_id, 0, at, at)
+                landed.append(seen)
+            seen.events += 1
+            if at < seen.first:
+                seen.first = at
+            elif at > seen.last:
+                seen.last = at
             assert type(command) is Track
             extras = command.extras.decode() if command.extras else None
             page = command.page.decode() if command.page else None
-            what = (command.op_id, command.name, command.data.decode(), extras, page, at, received, int(at != sent))
-            events.append(Event(self.site_id, self.new_id(), device_id, *what))
-            landed.append(here)
+            what = command.op_id, command.name, command.data.decode(), extras, page
+            events.append(Event(site_id, ids[n], device_id, *what, at, received, int(at != sent)))
         if batch.private:
             self.private |= {e.event_id for e in events}
         self.events += events
@@ -91,19 +107,16 @@ class EventRun:
     async def _save(self) -> None:
         added = await self.tx.add_events(self.site_id, self.events)
         self.repeated = len(self.events) - len(added)
-        seen: dict[int, Seen] = {}
-        for event, here in zip(self.events, self.landed, strict=True):
-            at, new = event.occurred_at, event.event_id in added
-            row = seen.get(here.visitor_id)
-            if row is None:
-                seen[here.visitor_id] = Seen(here.device_id, here.visitor_id, int(new), at, at)
-                continue
-            row.events += new
-            if at < row.first:
-                row.first = at
-            elif at > row.last:
-                row.last = at
-        await self.tx.seen(self.site_id, list(seen.values()))
+        visitors: dict[int, Seen] = {}
+        events = iter(self.events)
+        for here in self.landed:
+            if self.repeated:
+                here.events = sum(e.event_id in added for e in islice(events, here.events))
+            known = visitors.setdefault(here.visitor_id, here)
+            if known is not here:
+                known.events += here.events
+                known.first, known.last = min(known.first, here.first), max(known.last, here.last)
+        await self.tx.seen(self.site_id, list(visitors.values()))
         shown = sorted(added - self.private)
         if shown:
             await self.tx.save(self.site_id, Changes(outbox=Outbox(self.now, shown, [])))
@@ -114,4 +127,4 @@ def _earliest(batch: Batch) -> int:
     past = batch.received_at - MAX_PAST
     if batch.measured is None or not batch.commands:
         return past - 1
-    return max(past, min(c.sent_at for c in batch.commands) + batch.measured - CLOCK_TOLERANCE) - 1
+    return max(past, int(min(map(_sent_at, batch.commands))) + batch.measured - CLOCK_TOLERANCE) - 1

@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from gateway.model import (
     Device,
@@ -331,7 +332,7 @@ class SqlTransaction(ABC):
 
     async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
         tail = "on conflict (device_id, message_id) do nothing returning event_id"
-        return {r[0] for r in await self.insert("events", EVENT_COLUMNS, events, tail)}
+        return {r[0] for r in await self.insert("events", EVENT_COLUMNS, [astuple(e) for e in events], tail)}
 
     @abstractmethod
     async def seen(self, site_id: int, rows: Sequence[Seen]) -> None:

@@ -102,6 +102,19 @@ def name(value: object) -> Key:
     return ("id", str(value))
 
 
+class Counted:
+    """Ids that are counted."""
+
+    def __init__(self, first: int) -> None:
+        self.left = itertools.count(first)
+
+    def __call__(self) -> int:
+        return next(self.left)
+
+    def many(self, number: int) -> list[int]:
+        return list(itertools.islice(self.left, number))
+
+
 class Lab:
     """Two sites in one database, and everything that pages and servers can ask of them."""
 
@@ -109,8 +122,8 @@ class Lab:
         self.store = MemoryStore()
         run(self.store.open())
         self.clock = Clock()
-        self.ids = itertools.count(10_000_001)
-        self.engine = Engine(lambda: next(self.ids))
+        self.ids = Counted(10_000_001)
+        self.engine = Engine(self.ids)
         self.sites = [Site(n, f"site{n}", f"key{n}", [f"secret{n}"], dict(settings)) for n in (1, 2)]
         for site in self.sites:
             run(self.store.save_site(site))

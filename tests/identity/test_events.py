@@ -12,7 +12,7 @@ from gateway.identity import engine
 from gateway.identity.batches import BatchRun
 from gateway.identity.requests import Batch, Command, Context, Login, Logout, Reidentify, Track, Writes
 from gateway.model import ID_TIME_SHIFT, Proof
-from tests.identity.lab import SECOND, START, Lab, name
+from tests.identity.lab import SECOND, START, Counted, Lab, name
 
 HOUR = 3600 * SECOND
 MADE_IDS = re.compile(r"\b1\d{7}\b")
@@ -154,8 +154,7 @@ def test_who_was_deleted_gets_nothing_more(lab: Lab) -> None:
 
 
 def test_a_message_that_made_another_device_shows_that_both_are_one_browser(lab: Lab) -> None:
-    young = (START // 1000) << ID_TIME_SHIFT
-    lab.engine.new_id = lambda: young + next(lab.ids)
+    lab.engine.new_id = Counted((START // 1000) << ID_TIME_SHIFT)
     for op in ("m1", "m2"):  # two requests under way before the cookie came back
         lab.ask(Batch(lab.site, 0, [Track(op, START, "", "Viewed")], START))
     first, second = (row[0] for row in lab.rows("select device_id from births order by message_id"))

@@ -97,15 +97,15 @@ def test_a_merge_that_was_undone_is_as_one_that_never_was(fact: Callable[[Lab], 
     used: list[int] = []
 
     def counted(lab: Lab, work: Callable[[], str], expected: str) -> None:
-        before = next(lab.ids)
+        before = lab.ids()
         assert work() == expected
-        after = next(lab.ids)
+        after = lab.ids()
         used.append(after - before + 1)
 
     def spend(lab: Lab) -> None:
         lab.clock.tick()
         for _ in range(used.pop(0)):
-            next(lab.ids)
+            lab.ids()
 
     def spend_and_name(lab: Lab) -> None:
         lab.op()
