@@ -15,11 +15,13 @@ from tests.server import free_port, wait_for
 
 
 class Webhook:
-    """Keeps the headers and bodies it is sent. `refuse`: answers so many requests with 500 first."""
+    """Keeps the headers and bodies it is sent. `refuse`: answers so many requests with 500 first; `elsewhere`: sends
+    them to another address instead."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.refuse = 0
+        self.elsewhere = ""
         self.before: threading.Event | None = None
         hook = self
 
@@ -29,9 +31,12 @@ class Webhook:
                 hook.requests.append(({k.lower(): v for k, v in self.headers.items()}, body))
                 if hook.before is not None:
                     hook.before.wait(20)
-                status = 500 if hook.refuse > 0 else 200
+                refused = 307 if hook.elsewhere else 500
+                status = refused if hook.refuse > 0 else 200
                 hook.refuse -= 1
                 self.send_response(status)
+                if status == 307:
+                    self.send_header("location", hook.elsewhere)
                 self.send_header("content-length", "0")
                 self.end_headers()
 

@@ -115,6 +115,16 @@ async def test_what_was_refused_is_sent_again_as_it_was(shop: Driver, hook: Webh
     assert len({body for _, body in hook.requests[:4]}) == 1
 
 
+async def test_a_redirect_is_a_refusal_and_never_followed(shop: Driver, hook: Webhook) -> None:
+    with Webhook() as stranger:
+        hook.elsewhere, hook.refuse = stranger.url, 2
+        await add(shop, hook.url)
+        await viewed(shop, "a")
+        await until(lambda: len(hook.requests) >= 3)
+        assert stranger.requests == []
+    assert messages(hook) == ["a"] * 3
+
+
 async def test_one_large_commit_goes_out_in_parts(shop: Driver, hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "BATCH", 3)
     hook.refuse = 1

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.progress import Progress
 from typer.testing import CliRunner
 
 from gateway.app import make_store, opened
 from gateway.cli import app
 from gateway.errors import Conflict, GatewayError
-from gateway.move import AT_ONCE, Move
+from gateway.move import AT_ONCE, Move, run
 from gateway.settings import load
 from gateway.store.catalog import Table, rows, tables
 from tests.driver import driving
@@ -147,6 +148,42 @@ async def test_nothing_is_lost_when_a_site_is_switched_under_load(tmp_path: Path
     held = [row for row in (await contents(postgres_url))["events"] if row]
     assert len(held) == len(set(traffic.acknowledged)) == len(traffic.acknowledged)
     assert traffic.statuses <= {202, 503}
+
+
+async def test_a_source_that_is_written_to_or_a_target_that_is_wrong_is_never_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = (f"sqlite:///{tmp_path / name}" for name in ("source.db", "target.db"))
+    await fill(source, CASES[:1])
+    stores: list[Any] = [make_store(load({}, database=url)) for url in (source, target)]
+    for store in stores:
+        await store.open()
+    try:
+        half = Move(*stores)
+        await half.begin(resume=False)
+        await half.copy()
+        await half.verify()
+        await stores[0].run(lambda tx: tx.execute("insert into receipts (site_id, receipt, at) values (1, 'late', 1)"))
+        with pytest.raises(Conflict, match="receipts has 1 rows in SOURCE and 0 in TARGET"):
+            await half.verify()
+        await half.copy()
+        await stores[1].run(lambda tx: tx.execute("update profiles set live = 0"))
+        with pytest.raises(Conflict, match="not what the ledger says"):
+            await half.verify()
+    finally:
+        for store in stores:
+            await store.close()
+
+    async def verified(move: Move) -> None:
+        await fill(source, CASES[1:2])
+
+    monkeypatch.setattr(Move, "verify", verified)
+    settings = [load({}, database=url) for url in (source, target)]
+    with pytest.raises(Conflict, match="SOURCE is still written to"):
+        await run(*settings, resume=True, finish=True, progress=Progress(disable=True))
+    with pytest.raises(Conflict, match="not all of it is here"):
+        async with opened(settings[1]):
+            pass
 
 
 async def test_what_cannot_be_moved_is_refused(tmp_path: Path) -> None:

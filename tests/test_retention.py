@@ -308,6 +308,20 @@ async def test_a_pass_that_fails_is_not_the_last(
             await asyncio.wait_for(asked.acquire(), 10)
 
 
+async def test_what_went_is_not_in_the_files_any_more(tmp_path: Path) -> None:
+    async with driving(tmp_path) as driver:
+        month = 33 * 24 * 3600
+        await driver.server_push("42", ["track", "Paid", {"card": "a-secret-of-old"}], "a", time.time() - month)
+        driver.gateway.settings.keep_events = 1
+
+        def files() -> bytes:
+            return b"".join(f.read_bytes() for f in tmp_path.glob("gateway.db*"))
+
+        assert b"a-secret-of-old" in files()
+        await retention.one_pass(driver.gateway, rest=0)
+        assert b"a-secret-of-old" not in files()
+
+
 def test_retention_as_a_user_meets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = Shell(tmp_path, monkeypatch)
     gateway("site", "create", "shop")

@@ -438,6 +438,7 @@ async def test_every_database_keeps_an_event_once_and_its_first_name(database: s
 
 async def test_after_five_minutes_the_same_event_happened_again(vero: Vero, monkeypatch: pytest.MonkeyPatch) -> None:
     real = save.now
+    assert RECEIPT_WINDOW == 5 * 60 * 1_000_000
     await vero.ok("events/track", EVENT)
     monkeypatch.setattr(save, "now", lambda: real() + RECEIPT_WINDOW - 5_000_000)
     assert_answer(await vero.send("events/track", EVENT), 200, REPEATED)

@@ -153,8 +153,12 @@ def test_an_unknown_filter_is_refused_rather_than_ignored(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("call", ["all", "good", "bad", "people", "reset", "site"])
-@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}], ids=str)
-def test_no_page_of_another_site_may_ask(ask: Ask, call: str, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"X-Forwarded-For": "192.0.2.1"}],
+    ids=str,
+)
+def test_no_page_of_another_site_and_no_other_machine_may_ask(ask: Ask, call: str, headers: dict[str, str]) -> None:
     assert ask(call, **headers)["status"] == 403
 
 
