@@ -111,6 +111,16 @@ async def test_a_stale_preview_and_a_reused_op_id_are_conflicts(shop: Driver) ->
     assert (again.status_code, again.json()["outcome"]) == (201, "merged")
 
 
+async def test_a_preview_says_what_a_merge_would_refuse(database: str) -> None:
+    async with driving(database, device_cap=1) as driver:
+        for n, (device, who) in enumerate((("laptop", "alice"), ("phone", "bob"))):
+            await driver.push(device, ["user", {"id": who}], f"op{n}", driver.time(None))
+        pair = {"target": "alice", "source": "bob"}
+        plan = (await driver.api("POST", "/v1/merges/preview", pair)).json()
+        assert plan["allowed"] is False and "more than 1 devices" in plan["reasons"][0]
+        assert (await driver.api("POST", "/v1/merges", pair)).json()["outcome"] == "refused_limit"
+
+
 async def test_a_merge_names_who_is_missing(shop: Driver) -> None:
     response = await shop.api("POST", "/v1/merges", {"target": "alice", "source": "nobody"})
     assert response.status_code == 404

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -108,6 +109,13 @@ async def test_properties_say_where_they_come_from_and_what_they_replaced(desk: 
     row = desk.text[desk.text.index("Properties Property") :]
     assert re.search(r"plan pro Device A \S+ \w+ \d+, \S+ UTC 1 value free Device A", row), row
     assert re.search(r"name Alice Device A [^|]*? nothing", row)
+
+
+async def test_a_value_that_was_said_again_replaced_nothing(desk: Desk) -> None:
+    await desk.driver.push("phone", ["user", {"id": "42", "plan": "pro", "name": "Alice"}], "again", time.time())
+    await desk.get(f"people/{await id_of(desk, 'u:42')}")
+    row = desk.text[desk.text.index("Properties Property") :]
+    assert re.search(r"name Alice Device B [^|]*? nothing plan pro Device B [^|]*? 1 value free Device A", row), row
 
 
 async def test_the_time_line_shows_who_else_used_the_device(desk: Desk) -> None:
