@@ -148,9 +148,19 @@ def site_keys(site: Site) -> dict[str, Any]:
 
 def show_site(site: Site) -> None:
     """Prints a site's keys for a person: plain lines, so that nothing is cut and all can be copied."""
-    shown = site_keys(site) | {"origins": ", ".join(site.origins) or "any page may send", "trust": site.trust}
-    shown |= {"link_param": site.link_param, "gpc": site.gpc}
-    for name, value in shown.items():
+    show(site_keys(site) | {"origins": ", ".join(site.origins) or "any page may send", "trust": site.trust})
+
+
+def show_settings(site: Site) -> None:
+    """Prints what `site set` sets; no secret, since it was not asked for."""
+    shown = {"site": site.name, "api_key": site.api_key, "origins": ", ".join(site.origins) or "any page may send"}
+    shown |= {"trust": site.trust, "link_param": site.link_param, "device_cap": str(site.device_cap)}
+    show(shown | {"identities": ", ".join(site.identity_kinds), "time_zone": str(site.time_zone), "gpc": site.gpc})
+
+
+def show(values: dict[str, str]) -> None:
+    """Prints a name and a value a line."""
+    for name, value in values.items():
         typer.echo(f"{name:<11} {value}")
 
 
@@ -210,7 +220,7 @@ def set_site(
         lists = {"origins": origin or None, "identity_kinds": identity_kind or None, "time_zone": time_zone or None}
         return await gateway.sites.change(await site_named(gateway, name), **given, **lists)
 
-    show_site(with_gateway(load(database=database), work))
+    show_settings(with_gateway(load(database=database), work))
 
 
 @site_app.command("rotate-key")

@@ -53,6 +53,10 @@ class Doctor:
             self.host, self.port = place_of(self.url)
         except NoAnswer as error:
             raise BadRequest(f"{url!r} is not the address of a gateway", error.hint) from error
+        try:
+            place_of(page or url)
+        except NoAnswer as error:
+            raise BadRequest(f"{page!r} is not the address of a page", error.hint) from error
         parts = urlsplit(self.url)
         if parts.query or parts.fragment:
             hint = "leave out what comes after ? or #"

@@ -35,6 +35,8 @@ def gateway(request: pytest.FixtureRequest, gateway_background: Background) -> I
 
     options: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers("gateway"))):
+        if marker.args:
+            pytest.fail(f"@pytest.mark.gateway takes names: gateway(trust='strict'), not {marker.args}", pytrace=False)
         options |= marker.kwargs
     timeout = options.pop("timeout", TIMEOUT)
     with RunningGateway(gateway_background, options, timeout=timeout, pause=pause_of(request.node)) as running:

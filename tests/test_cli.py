@@ -42,9 +42,11 @@ def test_a_site_is_made_listed_changed_and_its_keys_are_never_cut(gateway: Shell
     key = re.search("^api_key +(.*)$", made, re.MULTILINE)
     assert key and key[1] in gateway("site", "list").stdout
     options = ("--origin", "https://new.example", "--trust", "strict", "--gpc", "ignore", "--link-param", "who")
-    changed = gateway("site", "set", "shop", *options).stdout
-    for value in options[1::2]:
+    more = ("--device-cap", "77", "--time-zone", "Europe/Berlin", "--identity-kind", "phone")
+    changed = gateway("site", "set", "shop", *options, *more).stdout
+    for value in (*options, *more)[1::2]:
         assert value in changed
+    assert "secret_key" not in changed and "auth_token" not in changed
 
 
 def test_a_rotated_key_leaves_the_one_before_in_force(gateway: Shell) -> None:

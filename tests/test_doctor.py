@@ -223,6 +223,8 @@ def test_what_is_no_gateway_is_told_at_once(gateway: GatewayServer) -> None:
     assert (done.returncode, said["ok"]) == (1, False)
     assert "does not answer" in said["findings"][0]["says"]
     hosts = ("www.shop.example", "ftp://www.shop.example", "https://", "https://x:99999", "https://[x")
+    with pytest.raises(BadRequest, match="not the address of a page"):
+        Doctor("https://www.shop.example", Asker(), page="https://[x")
     for url in (*hosts, "https://www.shop.example/?a"):
         with pytest.raises(BadRequest, match="not the address of a gateway"):
             Doctor(url, Asker())

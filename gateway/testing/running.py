@@ -228,7 +228,12 @@ class Running:
         return snippet_html(self.url, self.site.api_key, **options)
 
     def serve_pages(self, folder: str | Path) -> str:
-        """Serves the files of a folder on an origin of their own, with the snippet in every HTML page."""
+        """Serves the files of a folder on an origin of their own, with the snippet in every HTML page.
+
+        Raises BadRequest if the folder is not there.
+        """
+        if not Path(folder).is_dir():
+            raise BadRequest(f"there is no folder {folder}", f"it is looked for in {Path.cwd()}")
         return self.background.do(self._listen(Pages(Path(folder), self.snippet_html())))
 
     def link_for(self, person: object, url: str, *, campaign: str = "", expires_in: int | None = None) -> str:

@@ -1,7 +1,10 @@
 """The helpers of the fixture `gateway`: what they wait for, and what they say when it does not come."""
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -178,6 +181,22 @@ def test_nothing_outside_the_folder_is_served(gateway: RunningGateway, tmp_path:
         with pytest.raises(urllib.error.HTTPError, match="404") as missing:
             urllib.request.urlopen(url + path, timeout=10)
         missing.value.close()
+
+
+def test_a_folder_that_is_not_there_is_told(gateway: RunningGateway, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="there is no folder"):
+        gateway.serve_pages(tmp_path / "sites")
+
+
+def test_the_marker_takes_names_only(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.gateway('strict')\ndef test_it(gateway):\n    pass\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "gateway.pytest_plugin", "-p", "no:cacheprovider"]
+    env = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "gateway(trust='strict'), not ('strict',)" in done.stdout
 
 
 # --- people -----------------------------------------------------------------------------------------------------------
