@@ -13,7 +13,6 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
-from msgspec.structs import astuple
 
 from gateway.model import (
     Device,
@@ -259,20 +258,19 @@ class SqlTransaction(ABC):
 
     async def graph_facts(self, site_id: int, nodes: Collection[int]) -> list[Fact]:
         sql = (
-            f"/* ledger.graph */ select distinct {FACT_COLUMNS} from ledger_refs"
-            " join ledger on ledger.site_id = ledger_refs.site_id and ledger.seq = ledger_refs.seq"
-            " where ledger_refs.site_id = $1 and ledger_refs.profile_id = any($2)"
-            " and ledger.kind in ('merge', 'reidentify', 'demerge', 'unlink', 'undo', 'delete')"
-            " and ledger.inert = 0 and ledger.erased = 0 and ledger.undone_by is null order by ledger.seq"
+            # Not a join: SQLite would go through the whole ledger of the site to have it in order.
+            f"/* ledger.graph */ select {FACT_COLUMNS} from ledger where site_id = $1"
+            " and seq in (select seq from ledger_refs where site_id = $1 and profile_id = any($2))"
+            " and kind in ('merge', 'reidentify', 'demerge', 'unlink', 'undo', 'delete')"
+            " and inert = 0 and erased = 0 and undone_by is null order by seq"
         )
         return [fact_from(r) for r in await self.fetch(sql, site_id, list(nodes))]
 
     async def facts_of(self, site_id: int, nodes: Collection[int]) -> list[Fact]:
         sql = (
-            f"/* ledger.of_nodes */ select distinct {FACT_COLUMNS} from ledger_refs"
-            " join ledger on ledger.site_id = ledger_refs.site_id and ledger.seq = ledger_refs.seq"
-            " where ledger_refs.site_id = $1 and ledger_refs.profile_id = any($2)"
-            f" and ledger.inert <> {INERT} and ledger.erased = 0 and ledger.undone_by is null order by ledger.seq"
+            f"/* ledger.of_nodes */ select {FACT_COLUMNS} from ledger where site_id = $1"
+            " and seq in (select seq from ledger_refs where site_id = $1 and profile_id = any($2))"
+            f" and inert <> {INERT} and erased = 0 and undone_by is null order by seq"
         )
         return [fact_from(r) for r in await self.fetch(sql, site_id, list(nodes))]
 
@@ -332,7 +330,7 @@ class SqlTransaction(ABC):
 
     async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
         tail = "on conflict (device_id, message_id) do nothing returning event_id"
-        return {r[0] for r in await self.insert("events", EVENT_COLUMNS, [astuple(e) for e in events], tail)}
+        return {r[0] for r in await self.insert("events", EVENT_COLUMNS, events, tail)}
 
     @abstractmethod
     async def seen(self, site_id: int, rows: Sequence[Seen]) -> None:
@@ -376,12 +374,13 @@ class SqlTransaction(ABC):
 
     async def upsert(self, table: str, site_id: int, columns: str, rows: Iterable[Sequence[Any]]) -> None:
         """Inserts rows or, where their key exists, replaces them; the last of several rows with one key counts."""
+        whole = [(site_id, *row) for row in rows]
+        if not whole:
+            return
         names = ["site_id", *(c.strip() for c in columns.split(","))]
         key = KEYS[table]
         key_of = itemgetter(*(names.index(c) for c in key.split(", ")))
-        kept = {key_of(row): row for row in ((site_id, *row) for row in rows)}
-        if not kept:
-            return
+        kept = {key_of(row): row for row in whole}
         rows = [kept[k] for k in sorted(kept)]  # one order for all, so that no two writers wait for each other
         rest = [c for c in names if c not in key.split(", ")]
         action = f"do update set {', '.join(f'{c} = excluded.{c}' for c in rest)}" if rest else "do nothing"
