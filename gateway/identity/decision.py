@@ -142,10 +142,10 @@ class Decision:
         fact.moved_identities = len(self.world.identities_of(source))
 
     def _pending(self, fact: Fact) -> bool:
-        """Whether the same pair already waits for an operator."""
+        """Whether the same pair already waits for an operator, or one has decided about it: pages say it every time."""
         pair = fact.homes[:2]
         held = (f for f in self.world.graph_facts.values() if f.kind == "reidentify" and f.outcome == "held")
-        held = (f for f in held if f.resolved_by is None and f.undone_by is None and not f.idle)
+        held = (f for f in held if f.undone_by is None and not f.idle)
         return any(f.homes[:2] == pair for f in held)
 
     def nodes_of(self, fact: Fact) -> list[int]:

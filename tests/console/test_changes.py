@@ -322,3 +322,12 @@ async def test_who_lost_a_device_and_the_device_both_tell_it_and_can_undo_it(des
         await desk.get(f"people/{who}")
         assert "ann took a device off this person. Left with it: 1 visitor." in desk.text, who
         assert re.search(r"undo\?op=unlink-\d+", desk.page), who
+
+
+async def test_a_rejected_merge_does_not_come_back_with_the_next_page_view(desk: Desk) -> None:
+    await hold(desk)
+    await desk.get("held")
+    await desk.post("held", {"op": "claim", "what": "reject"})
+    await desk.driver.push("kiosk", ["reidentify", "dora", "alice"], "again", desk.driver.time(None))
+    await desk.get("held")
+    assert "Nothing waits." in desk.text
