@@ -1,7 +1,9 @@
 """`gateway bench growth`: whether an event costs the same when millions are there already, and memory stays as it is.
 
 Browsers come and go while events are written through the engine in groups, as a busy gateway does, with each commit
-synced. What is measured again and again is the processor's time per event, the rate, and this process's memory.
+synced. What is measured again and again is the processor's time per event, the rate, and this process's memory: group
+by group in turn with a second database of few events and as many browsers, so that a machine that is slower for a
+minute is slower for both.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +42,7 @@ STEPS = (10**5, 10**6, 10**7, 10**8)
 class Stage:
     """What one event cost when `events` were there: events a second, microseconds of CPU, MiB of memory and of file.
 
-    The ratios are to the first stage.
+    The ratios are to the second database, in the same minute.
     """
 
     events: int
@@ -63,20 +66,18 @@ class Crowd:
         self.chance = random.Random(1)
         self.sent = 0
 
-    def _commands(self) -> list[Command]:
+    def _commands(self, number: int) -> list[Command]:
         at_ms = int(time.time() * 1000)
-        first, self.sent = self.sent, self.sent + EVENTS
+        first, self.sent = self.sent, self.sent + number
         ids = (message_id(n, at_ms) for n in range(first, self.sent))
         return [msgspec.structs.replace(self.pattern, op_id=i, sent_at=at_ms * 1000) for i in ids]
 
     def group(self) -> list[Batch]:
-        """The next requests."""
-        found = []
-        for _ in range(BATCHES):
-            new = len(self.browsers) < BROWSERS / 20 or self.chance.random() < 0.1
-            browser = 0 if new else self.chance.choice(self.browsers)
-            found.append(Batch(self.site, browser, self._commands(), now()))
-        return found
+        """The next requests: until all browsers are there, one event of each."""
+        if len(self.browsers) < BROWSERS:
+            return [Batch(self.site, 0, self._commands(1), now()) for _ in range(BATCHES)]
+        come = (0 if self.chance.random() < 0.1 else self.chance.choice(self.browsers) for _ in range(BATCHES))
+        return [Batch(self.site, browser, self._commands(EVENTS), now()) for browser in come]
 
     async def visit(self) -> None:
         """Writes one group in one transaction."""
@@ -93,25 +94,36 @@ def size_mb(folder: str) -> float:
     return sum(f.stat().st_size for f in Path(folder).iterdir()) / 2**20
 
 
+async def measured(crowds: Sequence[Crowd]) -> list[tuple[float, float]]:
+    """(events a second, microseconds of CPU an event) of each crowd, over a window in which they take turns."""
+    ends = [crowd.sent + WINDOW for crowd in crowds]
+    spent = [[0.0, 0.0] for _ in crowds]
+    while any(crowd.sent < end for crowd, end in zip(crowds, ends, strict=True)):
+        for crowd, time_spent in zip(crowds, spent, strict=True):
+            began, used = time.perf_counter(), time.process_time()
+            await crowd.visit()
+            time_spent[0] += time.perf_counter() - began
+            time_spent[1] += time.process_time() - used
+    return [(WINDOW / seconds, cpu / WINDOW * 1e6) for seconds, cpu in spent]
+
+
 async def bench(events: int, report: Callable[[int, int], None]) -> list[Stage]:
     """Stages at a hundred thousand events, at each tenfold, and at `events`."""
     wanted = [n for n in STEPS if n < events] + [events]
     stages: list[Stage] = []
-    with tempfile.TemporaryDirectory() as folder:
-        async with opened(load({}, database=f"sqlite:///{folder}/gateway.db")) as gateway:
-            site = await gateway.sites.create("bench", gateway.new_id(), origins=[])
-            crowd = Crowd(gateway, site)
-            for until in wanted:
-                while crowd.sent < until - WINDOW // 2:
+    async with AsyncExitStack() as stack:
+        folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(2)]
+        crowds = []
+        for folder in folders:
+            gateway = await stack.enter_async_context(opened(load({}, database=f"sqlite:///{folder}/gateway.db")))
+            crowds.append(Crowd(gateway, await gateway.sites.create("bench", gateway.new_id(), origins=[])))
+        many, few = crowds
+        for until in wanted:
+            for crowd, number in ((few, STEPS[0]), (many, until)):
+                while crowd.sent < number - WINDOW // 2:
                     await crowd.visit()
-                    report(crowd.sent, events)
-                first, began, spent = crowd.sent, time.perf_counter(), time.process_time()
-                while crowd.sent < first + WINDOW:
-                    await crowd.visit()
-                seconds, cpu = time.perf_counter() - began, time.process_time() - spent
-                number = crowd.sent - first
-                stage = Stage(until, number / seconds, cpu / number * 1e6, resident_mb(), size_mb(folder))
-                start = stages[0] if stages else stage
-                stage.rate_ratio, stage.cpu_ratio = stage.per_second / start.per_second, stage.cpu_us / start.cpu_us
-                stages.append(stage)
+                    report(many.sent, events)
+            (rate, cpu), (rate_of_few, cpu_of_few) = await measured(crowds)
+            memory, size = resident_mb(), size_mb(folders[0])
+            stages.append(Stage(until, rate, cpu, memory, size, rate / rate_of_few, cpu / cpu_of_few))
     return stages

@@ -81,7 +81,7 @@ def growth(
     events: Annotated[int, typer.Option(min=100_000, help="how many are there in the end")] = 1_000_000,
     output: Annotated[Path | None, typer.Option(help="write the figures to this JSON file")] = None,
 ) -> None:
-    """What an event costs when many are there already, beside what it cost at the first hundred thousand."""
+    """What an event costs when many are there already, beside what it costs where few are, in the same minute."""
     with counted("filling a database") as report:
         stages = asyncio.run(bench_growth.bench(events, report))
     table = Table("events", "events/s", "x", "CPU us/event", "x", "memory MiB", "database MiB")

@@ -18,9 +18,10 @@ def test_ingest_is_compared_with_an_empty_route() -> None:
 async def test_growth_is_measured_on_a_database_with_so_many_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_growth, "WINDOW", 2000)
     monkeypatch.setattr(bench_growth, "STEPS", (4000,))
+    monkeypatch.setattr(bench_growth, "BROWSERS", 500)
     reported: list[tuple[int, int]] = []
     first, last = await bench_growth.bench(8000, lambda done, total: reported.append((done, total)))
     assert (first.events, last.events) == (4000, 8000)
-    assert last.rate_ratio == pytest.approx(last.per_second / first.per_second)
+    assert 0.1 < last.rate_ratio < 10 and 0.1 < last.cpu_ratio < 10
     assert first.database_mb > 1 and first.memory_mb > 10
     assert reported[-1][1] == 8000
