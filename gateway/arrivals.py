@@ -109,7 +109,7 @@ class Inspector:
         outcomes: dict[str, list[str]] = defaultdict(list)
         for command, outcome in zip(pushed.commands, pushed.outcomes, strict=True):
             outcomes[command.op_id].append(outcome)
-        for entry in entries_of(pushed.body.commands):
+        for entry in entries_of(pushed.entries):
             refusal = next((s for s in skipped if s.command == entry.command), None)
             if refusal is not None:
                 skipped.remove(refusal)

@@ -76,6 +76,15 @@ class Body(msgspec.Struct):
     commands: list[msgspec.Raw] = msgspec.field(default_factory=list)
 
 
+class Tracks(msgspec.Struct):
+    """The body of most requests: nothing but ordinary events."""
+
+    commands: list[TrackEntry]
+    key: str = ""
+    sent_at: float | None = None
+    device: str | None = None
+
+
 BAD_VALUE = "bad_value"
 
 
@@ -91,7 +100,25 @@ class Skipped:
 _entry = msgspec.json.Decoder(Entry)
 _track_entry = msgspec.json.Decoder(TrackEntry)
 _body = msgspec.json.Decoder(Body)
+_tracks = msgspec.json.Decoder(Tracks)
 _encode = msgspec.json.encode
+
+
+def is_plain(raw: bytes) -> bool:
+    """Whether no entry in a body can be too large or hold an escape."""
+    return len(raw) <= MAX_EVENT and b"\\" not in raw
+
+
+def decode_page_body(raw: bytes) -> Body | Tracks:
+    """The body of a page's request, with its entries decoded already if all are ordinary events. Raises BadRequest."""
+    if is_plain(raw):
+        try:
+            tracks = _tracks.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return decode_body(raw)
+        if len(tracks.commands) <= MAX_COMMANDS:
+            return tracks
+    return decode_body(raw)
 
 
 def decode_body(raw: bytes) -> Body:
@@ -143,6 +170,15 @@ class Parser:
         self.denied = False
         """Whether the page said that consent is withdrawn, and did not take that back."""
 
+    def body(self, body: Body | Tracks, raw: bytes) -> list[Command]:
+        """The commands of all entries of a page's request that were not skipped; `raw` is what it was decoded from."""
+        if isinstance(body, Body):
+            return self.commands(body.commands)
+        tracks = [track for entry in body.commands if (track := _track(entry)) is not None]
+        if len(tracks) == len(body.commands):
+            return [*tracks]
+        return self.commands(decode_body(raw).commands)
+
     def commands(self, raws: Iterable[msgspec.Raw]) -> list[Command]:
         """The commands of all entries that were not skipped."""
         found: list[Command] = []
@@ -158,14 +194,9 @@ class Parser:
     def _plain_track(raw: msgspec.Raw) -> Track | None:
         """An entry that is an event and no more, decoded and checked in one step; None for any other."""
         try:
-            entry = _track_entry.decode(raw)
+            return _track(_track_entry.decode(raw))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        name = entry.command.name.strip()
-        if not name or name.casefold() in SYSTEM_EVENTS or not entry.id.isprintable():
-            return None
-        page = _encode(entry.page) if entry.page else None
-        return Track(entry.id, int(entry.at) * 1000, "", name, _encode(entry.command.data), None, page)
 
     def entry(self, raw: msgspec.Raw | bytes) -> tuple[Entry, list[Command]] | None:
         """An entry with its commands (some are written as two), or None if it was skipped."""
@@ -357,6 +388,15 @@ class Parser:
 
     def _on_cookie_domain(self, entry: Entry, rest: list[Any]) -> list[Command]:
         return []  # kept for pages that still push it: the cookie is bound to the gateway's host
+
+
+def _track(entry: TrackEntry) -> Track | None:
+    """An ordinary event; None if there is something odd about it after all."""
+    name = entry.command.name.strip()
+    if not name or name.casefold() in SYSTEM_EVENTS or not entry.id.isprintable():
+        return None
+    page = _encode(entry.page) if entry.page else None
+    return Track(entry.id, int(entry.at) * 1000, "", name, _encode(entry.command.data), None, page)
 
 
 @lru_cache(maxsize=256)

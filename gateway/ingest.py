@@ -16,7 +16,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gateway.commands import MAX_BODY, MAX_EVENT, Body, Parser, decode_body
+from gateway.commands import MAX_BODY, Body, Parser, Tracks, decode_page_body, is_plain
 from gateway.context import Gateway
 from gateway.cookies import (
     FORGET_LINK,
@@ -156,7 +156,6 @@ class Page(msgspec.Struct):
 
     site: Site
     asked: Caller
-    body: Body
     cookie: str | None
     shown: Shown
     parser: Parser
@@ -194,7 +193,7 @@ class Ingest:
 
         try:
             self._admit(asked)
-            body = decode_body(asked.body)
+            body = decode_page_body(asked.body)
             site = self.gateway.sites.known(body.key)
             if site is None:  # it may be new
                 return False
@@ -231,7 +230,7 @@ class Ingest:
         if asked.authorization:
             given = (asked.authorization, asked.body)
             return Reply(202, await from_server(self.gateway, self.limits, *given, browser=asked.browser))
-        body = decode_body(asked.body)
+        body = decode_page_body(asked.body)
         page = self.read(asked, body, await self.gateway.sites.by_api_key(body.key))
         if isinstance(page, Page) and page.batch.commands:
             return self._kept(page, await self.gateway.writer.commands(page.batch))
@@ -268,7 +267,7 @@ class Ingest:
 
     # --- pages ------------------------------------------------------------------------------------------------------
 
-    def read(self, asked: Caller, body: Body, site: Site) -> Page | Reply:
+    def read(self, asked: Caller, body: Body | Tracks, site: Site) -> Page | Reply:
         """What is to be kept of a page's request; the answer, where nothing is to be kept of that browser.
 
         Raises Forbidden for a foreign origin, TooMany.
@@ -284,22 +283,21 @@ class Ingest:
         if len(body.commands) > 1:
             self.limits.address(asked.client, len(body.commands) - 1)
         self.limits.site(site.site_id, len(body.commands))
-        plain = len(asked.body) <= MAX_EVENT and b"\\" not in asked.body
-        parser = Parser(site, self.gateway.signer, private=wanted.private, plain=plain)
-        commands = parser.commands(body.commands)
+        parser = Parser(site, self.gateway.signer, private=wanted.private, plain=is_plain(asked.body))
+        commands = parser.body(body, asked.body)
         follows = PENDING_LINK in asked.cookie and not asked.unseen
         link = next(iter(read_cookies(asked.cookie, PENDING_LINK)), None) if follows else None
         if link is not None and commands:
             commands = [*confirmed(parser, link, commands), *commands]
         measured = received - int(body.sent_at * 1000) if body.sent_at and 0 < body.sent_at < 2**52 else None
         batch = Batch(site, shown.device_id, commands, received, measured, shown.other, private=wanted.private)
-        return Page(site, asked, body, name, shown, parser, batch, link)
+        return Page(site, asked, name, shown, parser, batch, link)
 
     def _kept(self, page: Page, done: Done) -> Reply:
         """The answer to a page when its commands are durable, or when there were none: always the same."""
         batch, shown, skipped = page.batch, page.shown, page.parser.skipped
         for observer in self.gateway.observers:
-            kept = (page.body, batch.commands, done.outcomes, skipped, done.device_id, batch.received_at)
+            kept = (page.asked.body, batch.commands, done.outcomes, skipped, done.device_id, batch.received_at)
             observer.pushed(Pushed(page.site, *kept, batch.measured, shown.other, page.link, batch.private))
         if page.parser.denied:
             self.tally.skip(skipped)
@@ -329,7 +327,7 @@ class Ingest:
         """The answer where there is nothing to keep."""
         return page if isinstance(page, Reply) else self._kept(page, Done(page.shown.device_id))
 
-    def shown_device(self, site: Site, asked: Caller, name: str | None, body: Body) -> Shown:
+    def shown_device(self, site: Site, asked: Caller, name: str | None, body: Body | Tracks) -> Shown:
         """The device a browser proves to be: by its cookie, else by the token it was given while it had none."""
         shown = Shown()
         for value in read_devices(asked.cookie, name) if name and asked.cookie else ():

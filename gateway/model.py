@@ -304,7 +304,7 @@ class Profile:
     primary: Key | None = None
 
 
-class Event(msgspec.Struct, gc=False):
+class Event(NamedTuple):
     """Something that happened on a device; never changed afterwards. In the order of its columns; texts are JSON."""
 
     site_id: int
@@ -331,8 +331,7 @@ class Stretch(NamedTuple):
     first_seen: int | None
 
 
-@dataclass(slots=True)
-class Seen:
+class Seen(msgspec.Struct):
     """How many new events a visitor has, and the first and last time at which something landed there."""
 
     device_id: int

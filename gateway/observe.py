@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.commands import Body, Skipped
+import msgspec
+
+from gateway.commands import Skipped, decode_body
 from gateway.errors import GatewayError
 from gateway.identity.requests import Command
 from gateway.model import Site
@@ -13,10 +15,13 @@ from gateway.model import Site
 
 @dataclass(slots=True)
 class Pushed:
-    """One answered request of a page. `outcomes` are those of `commands` in order; `link` came from a redirect."""
+    """One answered request of a page, with its body as it came.
+
+    `outcomes` are those of `commands` in order; `link` came from a redirect.
+    """
 
     site: Site
-    body: Body
+    raw: bytes
     commands: list[Command]
     outcomes: list[str]
     skipped: list[Skipped]
@@ -26,6 +31,11 @@ class Pushed:
     other_device: int = 0
     link: str | None = None
     private: bool = False
+
+    @property
+    def entries(self) -> list[msgspec.Raw]:
+        """What the page pushed, entry by entry."""
+        return decode_body(self.raw).commands
 
 
 @dataclass(slots=True)

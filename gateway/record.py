@@ -90,7 +90,7 @@ class Recorder:
 
     def pushed(self, pushed: Pushed) -> None:
         """A page's request: its entries as they came."""
-        entries = [masked(msgspec.json.decode(raw)) for raw in pushed.body.commands]
+        entries = [masked(msgspec.json.decode(raw)) for raw in pushed.entries]
         line = self._line(pushed.site, pushed.received_at) | {"device": str(pushed.device_id)}
         if pushed.other_device:
             line["other_device"] = str(pushed.other_device)
@@ -145,7 +145,7 @@ def masked(entry: Any) -> Any:
 def as_json(request: Any) -> Json:
     """A request or command as JSON that people can read, without its site."""
     shown: Json = {"type": type(request).__name__}
-    names = request.__struct_fields__ if isinstance(request, Command) else [f.name for f in fields(request)]
+    names = request.__struct_fields__ if isinstance(request, msgspec.Struct) else [f.name for f in fields(request)]
     for name in names:
         value = getattr(request, name)
         if name != "site":

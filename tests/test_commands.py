@@ -3,18 +3,18 @@
 import json
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway import commands
-from gateway.commands import MAX_ID, MAX_NAME, MAX_PROPERTIES, MAX_VALUE, Parser
-from gateway.identity.requests import Track
+from gateway.commands import MAX_ID, MAX_NAME, MAX_PROPERTIES, MAX_VALUE, Parser, decode_body, decode_page_body
+from gateway.identity.requests import Login, Track
 from gateway.model import Site
 from gateway.signing import Signer
 
 SITE = Site(1, "shop", "key", ["secret"])
+ORDINARY = b'{"id": "o", "at": 1, "command": ["track", "Opened", {}]}'
 ID = "018f2c3e-0000-7000-8000-000000000001"
 AT = 1_700_000_000_000
 
@@ -42,9 +42,14 @@ entries = st.fixed_dictionaries(
 )
 
 
-def read(raw: bytes, *, plain: bool) -> tuple[list[Any], list[Any], bool]:
+Read = tuple[list[Any], list[Any], bool]
+
+
+def read(entry: bytes, *, plain: bool) -> Read:
+    """What is made of an entry: its commands, what is said of it where it is skipped, whether consent is withdrawn."""
+    raw = b'{"key": "k", "commands": [%b, %b]}' % (entry, ORDINARY)
     parser = Parser(SITE, Signer(["x" * 40]), plain=plain)
-    found = parser.commands([msgspec.Raw(raw)])
+    found = parser.body(decode_page_body(raw) if plain else decode_body(raw), raw)
     return found, [(s.reason, s.code) for s in parser.skipped], parser.denied
 
 
@@ -79,10 +84,22 @@ def test_numbers_that_no_float_holds_are_read_alike(number: bytes) -> None:
 
 
 def test_an_ordinary_event_is_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Parser, "entry", None)
     entry = {"id": ID, "at": AT, "command": ["track", "Viewed", {"sku": "A1", "price": 9.9}], "page": {"url": "/"}}
-    assert read(encoded(entry), plain=True) == (
-        [Track(ID, AT * 1000, "", "Viewed", b'{"sku":"A1","price":9.9}', None, b'{"url":"/"}')],
-        [],
-        False,
-    )
+    track = Track(ID, AT * 1000, "", "Viewed", b'{"sku":"A1","price":9.9}', None, b'{"url":"/"}')
+    for name in ("entry", "commands"):  # neither the careful reading nor the one of each entry by itself
+        monkeypatch.setattr(Parser, name, None)
+        assert read(encoded(entry), plain=True) == ([track, Track("o", 1000, "", "Opened", b"{}")], [], False)
+
+
+def test_an_ordinary_event_beside_others_is_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    careful = Parser.entry
+    read_carefully = []
+
+    def counted(self: Parser, raw: Any) -> Any:
+        read_carefully.append(bytes(raw))
+        return careful(self, raw)
+
+    monkeypatch.setattr(Parser, "entry", counted)
+    user = encoded({"id": ID, "at": AT, "command": ["user", {"id": "42"}]})
+    commands, _, _ = read(user, plain=True)
+    assert [type(c) for c in commands] == [Login, Track] and read_carefully == [user]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.identity import rules
 from gateway.identity.clock import CLOCK_TOLERANCE, MAX_PAST, jumped, nth, span, trusted
@@ -54,13 +55,12 @@ class Relative:
     visitors: list[Visitor]
 
 
-@dataclass(slots=True)
-class Done:
+class Done(msgspec.Struct):
     """The answer to a batch: the device it was kept on, the outcome of each command in order, and whether the same
     batch had been received shortly before."""
 
     device_id: int
-    outcomes: list[str] = field(default_factory=list)
+    outcomes: list[str] = msgspec.field(default_factory=list)
     repeated: bool = False
 
 

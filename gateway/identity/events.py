@@ -96,8 +96,21 @@ class EventRun:
             assert type(command) is Track
             extras = command.extras.decode() if command.extras else None
             page = command.page.decode() if command.page else None
-            what = command.op_id, command.name, command.data.decode(), extras, page
-            events.append(Event(site_id, ids[n], device_id, *what, at, received, int(at != sent)))
+            data = command.data.decode()
+            row = (
+                site_id,
+                ids[n],
+                device_id,
+                command.op_id,
+                command.name,
+                data,
+                extras,
+                page,
+                at,
+                received,
+                int(at != sent),
+            )
+            events.append(Event._make(row))
         if batch.private:
             self.private |= {e.event_id for e in events}
         self.events += events

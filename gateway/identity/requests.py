@@ -92,8 +92,7 @@ class Refused(Command):
     kind: str = "login"
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct):
     """Commands of one browser. `device_id` 0: it has shown no valid token yet. `other_device`: it showed two.
 
     `measured` is the arrival minus the sender's clock in microseconds, None if the sender did not say. `name` is what
@@ -116,8 +115,7 @@ class Batch:
     declined: bool = False
 
 
-@dataclass(slots=True)
-class ServerBatch:
+class ServerBatch(msgspec.Struct):
     """Commands about one identity without a browser; they are kept on that identity's server visitor.
 
     `proof` is `server` with the secret key and `claimed` with the public key alone. Of a batch whose `receipt` was kept

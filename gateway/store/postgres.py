@@ -162,11 +162,12 @@ class PostgresTransaction(SqlTransaction):
 
     async def create(self, table: str, site_id: int, columns: str, rows: Iterable[Sequence[Any]]) -> None:
         """Inserts new rows; somebody else's row under the same key means that they were decided on too little."""
+        whole = [(site_id, *row) for row in rows]
+        if not whole:
+            return
         names = ["site_id", *(c.strip() for c in columns.split(","))]
         places = [names.index(c) for c in KEYS[table].split(", ")]
-        kept = {tuple(row[p] for p in places): row for row in ((site_id, *row) for row in rows)}
-        if not kept:
-            return
+        kept = {tuple(row[p] for p in places): row for row in whole}
         tail = f"on conflict ({KEYS[table]}) do nothing returning 1"
         made = await self.insert(table, ", ".join(names), [kept[k] for k in sorted(kept)], tail)
         if len(made) < len(kept):

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import aiosqlite
 import msgspec
-from msgspec.structs import astuple
 
 from gateway.errors import Unavailable
 from gateway.model import Event, Seen, Visitor
@@ -87,7 +86,7 @@ class SqliteTransaction(SqlTransaction):
         """Most events are new: only when some are not is it asked which, instead of having each row given back."""
         before = self.connection.total_changes
         tail = "on conflict (device_id, message_id) do nothing"
-        await self.insert("events", EVENT_COLUMNS, [astuple(e) for e in events], tail)
+        await self.insert("events", EVENT_COLUMNS, events, tail)
         ids = {e.event_id for e in events}
         if self.connection.total_changes - before == len(events):
             return ids

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from gateway.app import make_app, opened
 from gateway.cli import app
-from gateway.commands import decode_body
 from gateway.errors import SettingError
 from gateway.inspect import API_KEY, Inspected, check_inspectable
 from gateway.observe import Pushed
@@ -182,9 +181,9 @@ async def test_a_database_of_your_own_is_kept(tmp_path: Path) -> None:
         assert inspected.gateway is not None
         before = inspected.gateway
         site = await before.sites.create("shop", before.new_id(), origins=[])
-        commands = decode_body(json.dumps({"commands": [{"id": "1", "command": PURCHASE}]}).encode())
+        body = json.dumps({"commands": [{"id": "1", "command": PURCHASE}]}).encode()
         assert site.api_key != API_KEY
-        inspected.inspector.pushed(Pushed(site, commands, [], [], [], 0, 1))
+        inspected.inspector.pushed(Pushed(site, body, [], [], [], 0, 1))
         assert len(await inspected.report.good()) == 1
         await inspected.reset()
         assert await inspected.report.good() == []
