@@ -176,8 +176,7 @@ class Front:
         try:
             if scope["type"] == "http" and scope["path"] not in UNLIMITED:
                 self.limits.address(scope.get("client"))
-            # PostgreSQL takes none: nothing has ever been kept under such a name. The console says so on a page.
-            if "\0" in scope.get("path", "") and not scope["path"].startswith(console.ROOT):
+            if "\0" in scope.get("path", "") and not self._says_itself(scope["path"]):
                 raise NotFound("no address holds NUL", "look how the address was put together")
         except GatewayError as refused:
             self.gateway.writer.tally.refuse(refused.code)
@@ -185,6 +184,11 @@ class Front:
             await refusal(refused)(scope, receive, send)
             return
         await self.routed(scope, receive, send)
+
+    @staticmethod
+    def _says_itself(path: str) -> bool:
+        """Whether what answers a path refuses names with NUL, which PostgreSQL does not take, in words of its own."""
+        return path.startswith(console.ROOT) or metrics.door(path) in dialects.REFUSALS
 
     def _at_the_top(self, scope: Scope) -> Scope:
         """The request as if the gateway had the host for itself, also behind a proxy that leaves the path as it is."""
