@@ -96,21 +96,8 @@ class EventRun:
             assert type(command) is Track
             extras = command.extras.decode() if command.extras else None
             page = command.page.decode() if command.page else None
-            data = command.data.decode()
-            row = (
-                site_id,
-                ids[n],
-                device_id,
-                command.op_id,
-                command.name,
-                data,
-                extras,
-                page,
-                at,
-                received,
-                int(at != sent),
-            )
-            events.append(Event._make(row))
+            what = (site_id, ids[n], device_id, command.op_id, command.name, command.data.decode(), extras, page)
+            events.append(Event._make((*what, at, received, int(at != sent))))
         if batch.private:
             self.private |= {e.event_id for e in events}
         self.events += events
