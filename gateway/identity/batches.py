@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import msgspec
 from msgspec.structs import replace
@@ -83,7 +84,7 @@ class BatchRun(Run):
         ids = {i for b in batches if isinstance(b, Batch) for i in (b.device_id, b.other_device)}
         await self.loader.devices(ids, since)
         self._new_devices(ids)
-        await self._load_named([b for b in batches if not _only_events(b)], since)
+        await self._load_named([b for b in batches if not only_events(b)], since)
         self.decider.last_seq = await self.tx.last_seq(
             self.site.site_id
         )  # after the locks: behind whoever held them before
@@ -509,8 +510,11 @@ def _is_relative(row: tuple[str, str, str]) -> bool:
     return kind in rules.CHANGES or (value == "null" and kind in ("set", "once"))
 
 
-def _only_events(batch: Batch | ServerBatch) -> bool:
+def only_events(batch: Batch | ServerBatch) -> bool:
     """Whether a batch of one browser holds nothing but events under the names they came with."""
     if isinstance(batch, ServerBatch) or batch.other_device:
         return False
-    return all(type(c) is Track and not c.folded for c in batch.commands)
+    return set(map(type, batch.commands)) <= {Track} and not any(map(_folded, batch.commands))
+
+
+_folded = attrgetter("folded")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 from operator import attrgetter
 
-from gateway.identity.batches import YOUNG_MS, Done
+from gateway.identity.batches import YOUNG_MS, Done, only_events
 from gateway.identity.clock import CLOCK_TOLERANCE, MAX_PAST, jumped, span, trusted
 from gateway.identity.requests import Batch, ServerBatch, Track
 from gateway.model import ID_TIME_SHIFT, Event, NewIds, Seen, Site, Stretch, now
@@ -18,13 +18,12 @@ from gateway.store.base import Changes, Outbox, Transaction
 
 
 def plain(batch: Batch | ServerBatch) -> bool:
-    """Whether a batch is of one browser with a device and holds nothing but events under the names they came with."""
-    if isinstance(batch, ServerBatch) or not batch.device_id or batch.other_device or batch.name or trusted(batch):
+    """Whether a batch holds nothing but events, of a browser that showed its device and whose clock may be wrong."""
+    if isinstance(batch, ServerBatch) or not batch.device_id or batch.name or trusted(batch):
         return False
-    return set(map(type, batch.commands)) == {Track} and not any(map(_folded, batch.commands))
+    return bool(batch.commands) and only_events(batch)
 
 
-_folded = attrgetter("folded")
 _sent_at = attrgetter("sent_at")
 
 
