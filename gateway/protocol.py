@@ -131,6 +131,7 @@ class Protocol(HttpToolsProtocol):
         self.receiving = False  # between the first byte of a request and its last
         self.in_head = False
         self.received = 0  # bytes of the request under way, or of what follows its refusal
+        self.trailing = 0  # bytes of the headers with the trailers, once there are some
         self.held = 0
         self.chunk = 0  # size of the data being parsed
         self.unsent = 0  # what was still to be sent when it was last late
@@ -202,20 +203,25 @@ class Protocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self.receiving = self.in_head = True
-        self.received = self.chunk
+        self.received, self.trailing = self.chunk, 0
         self.deadline = self.loop.time() + self.guard.header_timeout
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.in_head:  # trailers of a chunked body are nobody's headers
+        if self.in_head:
             self.headers.append((name.lower(), value))
+            return
+        # Trailers of a chunked body are nobody's headers, and as limited.
+        self.trailing = (self.trailing or self._head_size()) + len(name) + len(value)
+        if self.trailing > self.guard.max_header:
+            self._headers_too_large()
 
     def on_headers_complete(self) -> None:
-        self.in_head = False
         if self.transport.is_closing():
             return
         if self._is_too_large():
             self._headers_too_large()
             return
+        self.in_head = False
         self.guard.waiting.pop(self, None)
         self.deadline = self.loop.time() + self.guard.body_timeout
         if self.url in self.guard.direct_urls and self._is_plain():
@@ -233,7 +239,10 @@ class Protocol(HttpToolsProtocol):
         if len(self.headers) > MAX_HEADERS:
             return True
         most = self.guard.max_header
-        return self.received > most and len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > most
+        return self.received > most and self._head_size() > most
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(n) + len(v) for n, v in self.headers)
 
     def _is_plain(self) -> bool:
         """Whether a request may go to ingest directly: a POST whose body has a known, allowed size, in its turn."""

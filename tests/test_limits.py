@@ -1,5 +1,6 @@
 """What one process takes on: rates, sizes, times and numbers of connections, and what the refused are told."""
 
+import contextlib
 import json
 import re
 import socket
@@ -231,6 +232,26 @@ def test_one_connection_serves_many_requests(server: GatewayServer, site: Site) 
 def test_headers_over_the_limit_are_431(server: GatewayServer, site: Site, head: str) -> None:
     with connect(server) as connection:
         connection.sendall(request(site, track("431"), head=head))
+        assert answer(connection)[0] == 431
+        assert closed(connection)
+
+
+def test_a_request_before_too_large_a_head_is_not_told_that_its_own_was(server: GatewayServer, site: Site) -> None:
+    with connect(server) as connection:
+        connection.sendall(request(site, track("before")) + request(site, track("431"), head=f"X: {'x' * 40_000}\r\n"))
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            while data := connection.recv(65536):
+                received += data
+    assert b" 431 " not in received
+
+
+def test_trailers_over_the_limit_are_431(server: GatewayServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(
+            b"POST /v1/commands HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+        )
+        connection.sendall(b"".join(b"X-%d: %b\r\n" % (n, b"x" * 1000) for n in range(40)))
         assert answer(connection)[0] == 431
         assert closed(connection)
 
