@@ -47,7 +47,7 @@ class Cost:
 
 def an_event(name: str) -> tuple[bool, list[Command]]:
     """An event on a device that is known."""
-    return True, [Track(f"e{name}", now(), "", name="Viewed", data=b'{"price":9.99}')]
+    return True, [Track(f"e{name}", now(), "", name="Viewed", data='{"price":9.99}')]
 
 
 def a_visit(name: str) -> tuple[bool, list[Command]]:

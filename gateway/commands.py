@@ -104,6 +104,10 @@ _tracks = msgspec.json.Decoder(Tracks)
 _encode = msgspec.json.encode
 
 
+def _text(value: object) -> str:
+    return _encode(value).decode()
+
+
 def is_plain(raw: bytes) -> bool:
     """Whether no entry in a body can be too large or hold an escape."""
     return len(raw) <= MAX_EVENT and b"\\" not in raw
@@ -276,8 +280,7 @@ class Parser:
                 page = {k: v for k, v in (entry.page or {}).items() if isinstance(v, str) and len(v) <= MAX_VALUE}
                 break
         op_id, at = self._head(entry)
-        more = _encode(extras) if extras else None
-        return Track(op_id, at, "", name, _encode(data), more, _encode(page) if page else None)
+        return Track(op_id, at, "", name, _text(data), _text(extras) if extras else None, _text(page) if page else None)
 
     def _on_trackpageview(self, entry: Entry, rest: list[Any]) -> list[Command]:
         extras = next((r for r in rest if isinstance(r, dict)), {})
@@ -377,7 +380,7 @@ class Parser:
     def _on_context(self, entry: Entry, rest: list[Any]) -> list[Command]:
         given = _mapping(rest[0] if rest else None, "the context")
         data = {k[:MAX_NAME]: v for k, v in list(given.items())[:20] if isinstance(v, (str, int, float, bool))}
-        return [Context(*self._head(entry), data=_encode(data).decode()[:MAX_VALUE])]
+        return [Context(*self._head(entry), data=_text(data)[:MAX_VALUE])]
 
     def _on_consent(self, entry: Entry, rest: list[Any]) -> list[Command]:
         self.denied = rest[:1] == ["denied"]
@@ -395,8 +398,8 @@ def _track(entry: TrackEntry) -> Track | None:
     name = entry.command.name.strip()
     if not name or name.casefold() in SYSTEM_EVENTS or not entry.id.isprintable():
         return None
-    page = _encode(entry.page) if entry.page else None
-    return Track(entry.id, int(entry.at) * 1000, "", name, _encode(entry.command.data), None, page)
+    page = _text(entry.page) if entry.page else None
+    return Track(entry.id, int(entry.at) * 1000, "", name, _text(entry.command.data), None, page)
 
 
 @lru_cache(maxsize=256)
@@ -419,7 +422,7 @@ def rows_of(properties: dict[str, Any], *, once: bool = False) -> list[tuple[str
         raise BadRequest(f"{len(properties)} properties", f"send at most {MAX_PROPERTIES} at a time")
     rows = []
     for key, value in properties.items():
-        encoded = _encode(value).decode()
+        encoded = _text(value)
         if not key or len(key) > MAX_NAME:
             raise BadRequest(f"a property name has 1 to {MAX_NAME} characters")
         if len(encoded) > MAX_VALUE:

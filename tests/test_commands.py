@@ -85,10 +85,10 @@ def test_numbers_that_no_float_holds_are_read_alike(number: bytes) -> None:
 
 def test_an_ordinary_event_is_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {"id": ID, "at": AT, "command": ["track", "Viewed", {"sku": "A1", "price": 9.9}], "page": {"url": "/"}}
-    track = Track(ID, AT * 1000, "", "Viewed", b'{"sku":"A1","price":9.9}', None, b'{"url":"/"}')
+    track = Track(ID, AT * 1000, "", "Viewed", '{"sku":"A1","price":9.9}', None, '{"url":"/"}')
     for name in ("entry", "commands"):  # neither the careful reading nor the one of each entry by itself
         monkeypatch.setattr(Parser, name, None)
-        assert read(encoded(entry), plain=True) == ([track, Track("o", 1000, "", "Opened", b"{}")], [], False)
+        assert read(encoded(entry), plain=True) == ([track, Track("o", 1000, "", "Opened", "{}")], [], False)
 
 
 def test_an_ordinary_event_beside_others_is_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:

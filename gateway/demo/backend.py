@@ -106,7 +106,7 @@ async def any_known(gateway: Gateway, site: Site, values: Iterable[str]) -> bool
 async def import_person(gateway: Gateway, site: Site, email: str, properties: dict[str, Any]) -> None:
     """What a shop's server sends for one row of its CSV file: properties, and the event "Imported"."""
     received = now()
-    data = msgspec.json.encode({"source": "csv"})
+    data = msgspec.json.encode({"source": "csv"}).decode()
     commands = [
         Writes(str(uuid.uuid4()), received, rows=rows_of(properties)),
         Track(str(uuid.uuid4()), received, name="Imported", data=data),

@@ -424,9 +424,7 @@ class BatchRun(Run):
             if command.folded not in self.names:
                 self.names[command.folded] = self.new_names[command.folded] = name
             name = self.names[command.folded]
-        extras = command.extras.decode() if command.extras else None
-        page = command.page.decode() if command.page else None
-        what = (self.new_id(), device.device_id, command.op_id, name, command.data.decode(), extras, page)
+        what = (self.new_id(), device.device_id, command.op_id, name, command.data, command.extras, command.page)
         self.events.append(Event(self.site.site_id, *what, at, batch.received_at, int(clamped)))
 
     def _write(self, batch: Batch | ServerBatch, device: Device, command: Writes, at: int) -> None:

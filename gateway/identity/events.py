@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from operator import attrgetter
+from typing import cast
 
 from gateway.identity.batches import YOUNG_MS, Done, only_events
 from gateway.identity.clock import CLOCK_TOLERANCE, MAX_PAST, jumped, span, trusted
@@ -24,6 +25,7 @@ def plain(batch: Batch | ServerBatch) -> bool:
     return bool(batch.commands) and only_events(batch)
 
 
+row = tuple.__new__
 _sent_at = attrgetter("sent_at")
 
 
@@ -63,44 +65,28 @@ class EventRun:
         return {n for n, b in young if any(births.get(c.op_id, b.device_id) != b.device_id for c in b.commands)}
 
     def _land(self, batch: Batch, stretches: Sequence[Stretch]) -> Done | None:
-        """Finds the visitor of each event, or leaves the batch alone."""
-        if not stretches or jumped(stretches[0].clock_offset, batch):
+        """Puts the events on the visitor whose stretch they all lie in, or leaves the batch alone."""
+        if not stretches or jumped(offset := stretches[0].clock_offset, batch):
             return None
-        offset, received, device_id = stretches[0].clock_offset, batch.received_at, batch.device_id
+        received, device_id, site_id = batch.received_at, batch.device_id, self.site_id
+        times = [c.sent_at + offset + n for n, c in enumerate(batch.commands)]  # clock.nth, of at most 500
+        first, last = min(times), max(times)
         earliest, latest = span(batch)
-        site_id = self.site_id
-        events: list[Event] = []
-        landed: list[Seen] = []
-        here = stretches[-1]
-        seen: Seen | None = None
-        ids = self.new_id.many(len(batch.commands))
-        for n, command in enumerate(batch.commands):
-            sent = command.sent_at + offset + (n if n < 999 else 999)  # clock.nth; each event pays for a call
-            at = earliest if sent < earliest else latest if sent > latest else sent
-            if not here.started_at <= at < here.ended_at:
-                found = next((s for s in stretches if s.started_at <= at < s.ended_at), None)
-                if found is None:
-                    return None
-                here, seen = found, None
-            if seen is None:
-                if here.first_seen is None:  # its profile was not there to be seen until now
-                    return None
-                seen = Seen(device_id, here.visitor_id, 0, at, at)
-                landed.append(seen)
-            seen.events += 1
-            if at < seen.first:
-                seen.first = at
-            elif at > seen.last:
-                seen.last = at
-            assert type(command) is Track
-            extras = command.extras.decode() if command.extras else None
-            page = command.page.decode() if command.page else None
-            what = (site_id, ids[n], device_id, command.op_id, command.name, command.data.decode(), extras, page)
-            events.append(Event._make((*what, at, received, int(at != sent))))
+        if first < earliest or last > latest:
+            return None
+        here = next((s for s in stretches if s.started_at <= first and last < s.ended_at), None)
+        if here is None or here.first_seen is None:  # its profile was not there to be seen until now
+            return None
+        tracks = zip(self.new_id.many(len(times)), cast(list[Track], batch.commands), times, strict=True)
+        # Event(…) is a call into Python, which each event would pay for
+        events = [
+            row(Event, (site_id, i, device_id, c.op_id, c.name, c.data, c.extras, c.page, at, received, 0))
+            for i, c, at in tracks
+        ]
         if batch.private:
             self.private |= {e.event_id for e in events}
         self.events += events
-        self.landed += landed
+        self.landed.append(Seen(device_id, here.visitor_id, len(events), first, last))
         return Done(device_id, ["accepted"] * len(events))
 
     async def _save(self) -> None:

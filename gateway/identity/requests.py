@@ -24,9 +24,9 @@ class Track(Command, gc=False):
     """
 
     name: str = ""
-    data: bytes = b"{}"
-    extras: bytes | None = None
-    page: bytes | None = None
+    data: str = "{}"
+    extras: str | None = None
+    page: str | None = None
     folded: str = ""
 
 

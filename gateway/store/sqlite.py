@@ -82,11 +82,28 @@ class SqliteTransaction(SqlTransaction):
         for part in _parts(ordered):
             await self._rows(_seen(len(part)), [*chain.from_iterable(part), site_id])
 
+    async def births(self, site_id: int, message_ids: Collection[str]) -> dict[str, int]:
+        """Message ids are ordered by time, and few of a moment made a device: all of that moment are soon looked at."""
+        sql = (
+            "/* births.between */ select message_id, device_id from births"
+            " where site_id = $1 and message_id between $2 and $3 limit $4"
+        )
+        found = await self.fetch(sql, site_id, min(message_ids), max(message_ids), MAX_ROWS)
+        if len(found) == MAX_ROWS:
+            return await super().births(site_id, message_ids)
+        return {r[0]: r[1] for r in found if r[0] in message_ids}
+
     async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
         """Most events are new: only when some are not is it asked which, instead of having each row given back."""
         before = self.connection.total_changes
-        tail = "on conflict (device_id, message_id) do nothing"
-        await self.insert("events", EVENT_COLUMNS, events, tail)
+        for part in _parts(events):
+            values: list[Any] = list(chain.from_iterable(part))
+            columns = _EVENT_COLUMNS
+            if values[_EXTRAS :: len(columns)].count(None) == len(part):  # sqlite3 looks long for how to bind a None
+                del values[_EXTRAS :: len(columns)]
+                columns = _WITHOUT_EXTRAS
+            tail = "on conflict (device_id, message_id) do nothing"
+            await self._rows(_insert("events", ", ".join(columns), len(columns), len(part), tail), values)
         ids = {e.event_id for e in events}
         if self.connection.total_changes - before == len(events):
             return ids
@@ -109,6 +126,11 @@ class SqliteTransaction(SqlTransaction):
             yield
         finally:
             self.in_thread = False
+
+
+_EVENT_COLUMNS = tuple(EVENT_COLUMNS.split(", "))
+_EXTRAS = _EVENT_COLUMNS.index("extras")
+_WITHOUT_EXTRAS = (*_EVENT_COLUMNS[:_EXTRAS], *_EVENT_COLUMNS[_EXTRAS + 1 :])
 
 
 def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:

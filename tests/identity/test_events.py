@@ -58,7 +58,7 @@ def long_ways(lab: Lab, *batches: Batch) -> int:
 
 times = st.sampled_from([-8 * 24 * HOUR, -HOUR, -5 * SECOND, -SECOND, 0, SECOND, HOUR]) | st.integers(-9 * HOUR, HOUR)
 ids = st.integers(1, 60).map(lambda n: f"m{n}")
-tracks = st.builds(lambda op, at: Track(op, at, "", "Viewed", b'{"n":1}', None, b'{"url":"/"}'), ids, times)
+tracks = st.builds(lambda op, at: Track(op, at, "", "Viewed", '{"n":1}', None, '{"url":"/"}'), ids, times)
 others = st.one_of(
     st.builds(lambda op, at, who: Login(op, at, "f", name(who)), ids, times, st.integers(1, 3)),
     st.builds(lambda op, at: Logout(op, at, "f"), ids, times),

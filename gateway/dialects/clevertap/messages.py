@@ -69,7 +69,7 @@ class Record:
     blocked: str = ""
     rows: list[Row] = field(default_factory=list)
     event: str = ""
-    data: bytes = b"{}"
+    data: str = "{}"
 
 
 @dataclass(slots=True)
@@ -146,9 +146,10 @@ class Parser:
             raise RecordError(512, f"{NOT_AN_EVENT}evtData must be an object. ")
         if len(data) > MAX_KEYS:
             raise RecordError(522, f"Event has more than {MAX_KEYS} properties. ")
-        record.event, record.data = name, msgspec.json.encode(data)
-        if len(record.data) > MAX_EVENT:
+        encoded = msgspec.json.encode(data)
+        if len(encoded) > MAX_EVENT:
             raise RecordError(512, f"{NOT_AN_EVENT}evtData is larger than {MAX_EVENT // 1024} KiB. ")
+        record.event, record.data = name, encoded.decode()
 
     # --- profiles -----------------------------------------------------------------------------------------------
 

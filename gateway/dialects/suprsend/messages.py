@@ -206,8 +206,8 @@ class Record:
         """What the engine is asked to keep."""
         if self.operations is not None:
             return edit_commands(op_id, self.sent_at, edit_rows(self.operations, shown))
-        extras = _encode(self.extras) if self.extras else None
-        return [Track(op_id, self.sent_at, "", self.event, _encode(self.data), extras)]
+        extras = _encode(self.extras).decode() if self.extras else None
+        return [Track(op_id, self.sent_at, "", self.event, _encode(self.data).decode(), extras)]
 
 
 def edit_commands(op_id: str, at: int, steps: list[list[Row]]) -> list[Command]:

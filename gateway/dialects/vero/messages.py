@@ -166,8 +166,8 @@ def events_track(call: Call) -> Said:
     rows = _rows({k: v for k, v in who.items() if k != "email"} | named, key)
     if rows:
         commands.append(call.writes(rows))
-    extras = msgspec.json.encode(call.extras) if call.extras else None
-    commands.append(Track(*call.head(), "", name, encoded, extras, folded=folded(name)))
+    extras = msgspec.json.encode(call.extras).decode() if call.extras else None
+    commands.append(Track(*call.head(), "", name, encoded.decode(), extras, folded=folded(name)))
     # Vero compares the data; where there is none, what the caller named the message.
     content = data or {"check_id": call.extras.get("check_id")}
     return Said(key, commands, _receipt("events/track", key, folded(name), content))
