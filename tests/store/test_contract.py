@@ -265,9 +265,16 @@ async def test_tokens_births_and_tombstones(store):
     await save(store, births=[("m1", LAPTOP)])
     assert sorted(await do(store, "tokens", {"t", "u"})) == [("t", LAPTOP), ("t", PHONE)]
     assert await do(store, "births", {"m1", "m2"}) == {"m1": LAPTOP}
+    assert await do(store, "births", {"m0", "m2"}) == {}
     assert await do(store, "tombstones", {"hash"}) == {"hash": 5}
     await save(store, tombstones=[("hash", 6)])
     assert await do(store, "tombstones", {"hash"}) == {"hash": 6}
+
+
+async def test_births_are_found_among_very_many_of_the_same_moment(store):
+    await save(store, births=[(f"m{n}", n) for n in range(1000)])
+    assert await do(store, "births", {"m7", "m99", "m991", "M5", "mé", "m5 "}) == {"m7": 7, "m99": 99, "m991": 991}
+    assert await do(store, "births", {"", "m1", "\U0001f600"}) == {"m1": 1}
 
 
 async def test_writes_come_oldest_first_and_at_one_time_by_op_id(store):
@@ -301,6 +308,13 @@ async def test_events_are_kept_once(store):
     assert await do(store, "add_events", [event(4, "m2"), event(5, "m3"), event(6, "m3", device_id=PHONE)]) == {5, 6}
     rows = await store.read("select event_id, data from events order by event_id")
     assert rows == [{"event_id": i, "data": '{"price":1.5}'} for i in (1, 2, 5, 6)]
+
+
+async def test_an_event_with_extras_among_others_keeps_them(store):
+    events = [event(n, f"m{n}")._replace(extras='{"a":1}' if n == 5 else None) for n in range(1, 12)]
+    await do(store, "add_events", events)
+    rows = await store.read("select event_id, extras, page from events order by event_id")
+    assert [(r["event_id"], r["extras"], r["page"]) for r in rows] == [(e.event_id, e.extras, e.page) for e in events]
 
 
 async def test_counting_a_stretch(store):
