@@ -383,7 +383,9 @@ class Parser:
         return [Context(*self._head(entry), data=_text(data)[:MAX_VALUE])]
 
     def _on_consent(self, entry: Entry, rest: list[Any]) -> list[Command]:
-        self.denied = rest[:1] == ["denied"]
+        self.denied = rest[:1] != ["granted"]  # as the snippet takes it
+        if self.denied and rest[:1] != ["denied"]:
+            raise BadRequest("consent is 'granted' or 'denied'", "anything else withdraws it, too")
         return []  # the snippet acts on it; what reaches the gateway was allowed
 
     def _on_init(self, entry: Entry, rest: list[Any]) -> list[Command]:

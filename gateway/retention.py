@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -39,6 +40,8 @@ REST = 4.0
 """How long it rests after each bite, in lengths of that bite: others have four fifths of the time."""
 LEAST_REST_SECONDS = 0.05
 LINK_SLACK = 30 * 24 * 3600 * 1_000_000
+FIRST_MESSAGES_KEPT = 30 * 24 * 3600 * 1_000_000
+"""A browser may send again what was not answered; after this time its page's queue has forgotten it, too."""
 
 RECORD, REPORT = "retention begun", "retention report"
 """Under which names it is kept with the database when the last pass began, and what it took."""
@@ -52,6 +55,7 @@ class Removed:
     anonymous_profiles: int = 0
     link_tokens: int = 0
     repeats: int = 0
+    first_messages: int = 0
 
     def add(self, other: Removed) -> None:
         """Adds what went elsewhere."""
@@ -67,6 +71,7 @@ class Before:
     anonymous: int
     repeats: int
     link_tokens: int
+    first_messages: int
 
 
 def months_ago(months: int, at: int) -> int:
@@ -79,9 +84,10 @@ def months_ago(months: int, at: int) -> int:
 
 def limits(settings: Settings, at: int) -> Before:
     """What the settings mean at a time. A link is good for 400 days; then it need not be known where it was opened."""
+    forgotten = {"link_tokens": at - LINK_MAX_AGE * 1_000_000 - LINK_SLACK, "first_messages": at - FIRST_MESSAGES_KEPT}
     given = (settings.keep_events, settings.keep_anonymous, settings.keep_repeats)
     events, anonymous, repeats = (months_ago(m, at) if m else 0 for m in given)
-    return Before(events, anonymous, repeats, link_tokens=at - LINK_MAX_AGE * 1_000_000 - LINK_SLACK)
+    return Before(events, anonymous, repeats, **forgotten)
 
 
 class Retention:
@@ -104,12 +110,13 @@ class Retention:
         found.link_tokens = await statements.count_link_tokens(store, site_id, before.link_tokens, site.token_cap)
         if before.repeats:
             found.repeats = await statements.count_repeats(store, site_id, before.repeats)
+        found.first_messages = await statements.count_first_messages(store, site_id, before.first_messages)
         return found
 
     async def remove(self, site: Site, tell: Callable[[Removed], object] = lambda removed: None) -> Removed:
         """Takes away what is too old; `tell` hears how much went so far. Raises Unavailable; what went is gone."""
         done = Removed()
-        for kind in (self._events, self._anonymous, self._link_tokens, self._repeats):
+        for kind in (self._first_messages, self._events, self._anonymous, self._link_tokens, self._repeats):
             await kind(site, done, tell)
         if done != Removed():
             await self.store.forget()
@@ -137,7 +144,8 @@ class Retention:
         async for devices in statements.devices_with_events(self.store, site_id, before):
             went = statements.AT_ONCE
             while went == statements.AT_ONCE:
-                went = await self._bite(lambda tx, d=devices: statements.drop_events(tx, site_id, d, before))  # type: ignore[misc]
+                drop = partial(statements.drop_events, site_id=site_id, devices=devices, before=before)
+                went = await self._bite(drop)
                 done.events += went
                 tell(done)
 
@@ -146,10 +154,11 @@ class Retention:
         if not before:
             return
         async for profiles in statements.idle_profiles(self.store, site_id, before):
-            gone = await self._bite(lambda tx, p=profiles: statements.drop_passers_by(tx, site_id, p, before))  # type: ignore[misc]
+            drop = partial(statements.drop_passers_by, site_id=site_id, profiles=profiles, before=before)
+            gone = await self._bite(drop)
             done.anonymous_profiles += len(gone)
             for profile_id in sorted(set(profiles) - set(gone)):
-                done.anonymous_profiles += await self._bite(lambda tx, p=profile_id: self._delete(tx, site, p))  # type: ignore[misc]
+                done.anonymous_profiles += await self._bite(partial(self._delete, site=site, profile_id=profile_id))
             tell(done)
 
     async def _delete(self, tx: SqlTransaction, site: Site, profile_id: int) -> bool:
@@ -161,18 +170,27 @@ class Retention:
         return True
 
     async def _link_tokens(self, site: Site, done: Removed, tell: Callable[[Removed], object]) -> None:
-        asked = (self.before.link_tokens, site.token_cap)
-        async for tokens in statements.old_link_tokens(self.store, site.site_id, *asked):
-            done.link_tokens += await self._bite(
-                lambda tx, t=tokens: statements.drop_link_tokens(tx, site.site_id, t, *asked)  # type: ignore[misc]
-            )
+        site_id, before, cap = site.site_id, self.before.link_tokens, site.token_cap
+        async for tokens in statements.old_link_tokens(self.store, site_id, before, cap):
+            drop = partial(statements.drop_link_tokens, site_id=site_id, tokens=tokens, before=before, cap=cap)
+            done.link_tokens += await self._bite(drop)
             tell(done)
 
     async def _repeats(self, site: Site, done: Removed, tell: Callable[[Removed], object]) -> None:
         went = statements.AT_ONCE if self.before.repeats else 0
         while went == statements.AT_ONCE:
-            went = await self._bite(lambda tx: statements.drop_repeats(tx, site.site_id, self.before.repeats))
+            drop = partial(statements.drop_repeats, site_id=site.site_id, before=self.before.repeats)
+            went = await self._bite(drop)
             done.repeats += went
+            tell(done)
+
+    async def _first_messages(self, site: Site, done: Removed, tell: Callable[[Removed], object]) -> None:
+        site_id, before = site.site_id, self.before.first_messages
+        went, after = statements.AT_ONCE, -1
+        while went == statements.AT_ONCE:
+            drop = partial(statements.drop_first_messages, site_id=site_id, after=after, before=before)
+            went, after = await self._bite(drop)
+            done.first_messages += went
             tell(done)
 
 
@@ -194,10 +212,12 @@ async def retained(gateway: Gateway) -> AsyncIterator[None]:
 async def keep_up(gateway: Gateway) -> None:
     """Does a pass a day for as long as the gateway runs. What cannot be done now is tried again later."""
     await asyncio.sleep(LOOK_SECONDS * random.uniform(0.3, 1))  # not while the gateway starts, nor all at once
+    unfinished = False
     while True:
         try:
-            if await due(gateway, now()):
+            if unfinished := unfinished or await due(gateway, now()):
                 await one_pass(gateway)
+                unfinished = False
         except Unavailable as error:
             log.warning("retention goes on later: %s", error.message)
         except Exception:

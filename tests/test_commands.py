@@ -103,3 +103,20 @@ def test_an_ordinary_event_beside_others_is_read_in_one_step(monkeypatch: pytest
     user = encoded({"id": ID, "at": AT, "command": ["user", {"id": "42"}]})
     commands, _, _ = read(user, plain=True)
     assert [type(c) for c in commands] == [Login, Track] and read_carefully == [user]
+
+
+@pytest.mark.parametrize("value", ["denied", "Granted", "no", None, True])
+def test_only_granted_grants(value: Any) -> None:
+    """The snippet takes anything else for a refusal, so the gateway must not keep the browser's cookie then."""
+    entry = encoded({"id": ID, "at": AT, "command": ["consent", value]})
+    reason = "consent is 'granted' or 'denied'. anything else withdraws it, too"
+    _, skipped, denied = read(entry, plain=False)
+    assert denied
+    assert skipped == ([] if value == "denied" else [(reason, "bad_value")])
+
+
+def test_granted_takes_a_refusal_back() -> None:
+    raw = encoded({"commands": [{"id": "a", "command": ["consent", c]} for c in ("denied", "granted")]})
+    parser = Parser(SITE, Signer(["x" * 40]))
+    assert parser.body(decode_body(raw), raw) == []
+    assert not parser.denied

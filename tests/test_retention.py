@@ -19,10 +19,11 @@ from gateway.errors import Unavailable
 from gateway.model import now
 from gateway.retention import Before, Removed, Retention, months_ago
 from gateway.store import retention as statements
+from gateway.store.base import Changes
 from tests.driver import Driver, driving
 from tests.test_bulk import Shell
 
-ALL = ("events", "anonymous", "repeats", "link_tokens")
+ALL = ("events", "anonymous", "repeats", "link_tokens", "first_messages")
 
 
 @pytest.fixture
@@ -217,6 +218,20 @@ async def test_link_tokens_go_when_their_links_have_expired_but_not_the_quaranti
     assert await removed(driver, before(0, "link_tokens")) == Removed()
 
 
+async def test_the_messages_that_made_browsers_are_forgotten_and_the_names_of_devices_are_not(driver: Driver) -> None:
+    for n in range(4):
+        await driver.push(f"{n}", ["track", "A"], f"m{n}", time.time())
+    site_id = driver.site.site_id
+    await driver.gateway.store.run(lambda tx: tx.save(site_id, Changes(births=[("objectId\nphone", 5), ("late", 6)])))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statements, "AT_ONCE", 2)
+        limits = before(now() + 1_000_000, "first_messages")
+        assert await removed(driver, limits) == Removed(first_messages=5)
+    kept = await driver.gateway.store.read("select message_id, device_id from births")
+    assert kept == [{"message_id": "objectId\nphone", "device_id": 5}]
+    assert await removed(driver, limits) == Removed()
+
+
 # --- any history ------------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +321,22 @@ async def test_a_pass_that_fails_is_not_the_last(
     async with retention.retained(driver.gateway):
         for _ in range(3):
             await asyncio.wait_for(asked.acquire(), 10)
+
+
+async def test_a_pass_that_is_broken_off_goes_on_and_does_not_wait_for_the_next_day(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "LOOK_SECONDS", 0.01)
+    begun = asyncio.Semaphore(0)
+
+    async def one_pass(*given: Any) -> None:
+        begun.release()
+        raise Unavailable("the database went away")
+
+    monkeypatch.setattr(retention, "one_pass", one_pass)
+    async with retention.retained(driver.gateway):
+        for _ in range(3):
+            await asyncio.wait_for(begun.acquire(), 10)
 
 
 async def test_what_went_is_not_in_the_files_any_more(tmp_path: Path) -> None:
