@@ -90,6 +90,11 @@ class Guard:
         """Begins to look at the clocks; needs a running event loop."""
         self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
+    def stop(self) -> None:
+        """The server ends: who reads nothing of its answer has no longer than who sends nothing of its request."""
+        self.stopping = True
+        self.send_timeout = min(self.send_timeout, LINGER_SECONDS)
+
     def close(self) -> None:
         """Ends looking."""
         if self._timer is not None:
@@ -122,11 +127,12 @@ class Guard:
 class Protocol(HttpToolsProtocol):
     """One connection. `deadline` is when the client must have done its next step."""
 
-    cycle: Any  # the request under way, or the last one: uvicorn's RequestResponseCycle, or a Direct
+    cycle: Any  # the last request whose headers are complete: uvicorn's RequestResponseCycle, or a Direct
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.guard: Guard = self.app_state["guard"]
+        self.running: Any = None  # the request that is being answered, or was last; those behind it are in the pipeline
         self.deadline = inf
         self.receiving = False  # between the first byte of a request and its last
         self.in_head = False
@@ -151,6 +157,7 @@ class Protocol(HttpToolsProtocol):
         self.guard.connections.discard(self)
         self.guard.waiting.pop(self, None)
         self._release()
+        self._leave()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -187,12 +194,12 @@ class Protocol(HttpToolsProtocol):
 
         Who is connected and silent may just be sending: its request is answered as the last one on this connection.
         """
-        self.guard.stopping = True
+        self.guard.stop()
         if self.answered and not self.receiving:
             self.deadline = min(self.deadline, self.loop.time() + SILENCE_SECONDS)
             return
         super().shutdown()
-        if self.receiving or self.transport.is_closing():
+        if self.receiving or self.transport.is_closing() or self.flow.write_paused:
             self.deadline = min(self.deadline, self.loop.time() + LINGER_SECONDS)
 
     # --- a request's steps ------------------------------------------------------------------------------------------
@@ -226,7 +233,7 @@ class Protocol(HttpToolsProtocol):
         self.deadline = self.loop.time() + self.guard.body_timeout
         if self.url in self.guard.direct_urls and self._is_plain():
             keep_alive = self.parser.should_keep_alive()
-            self.cycle = Direct(
+            self.cycle = self.running = Direct(
                 self.transport, self.server_state.default_headers, self.on_response_complete, keep_alive=keep_alive
             )
         else:
@@ -274,7 +281,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.receiving = False
-        self.deadline = inf
+        # A request that comes while the client does not read its answers must not make that be forgotten.
+        self.deadline = self.loop.time() + self.guard.send_timeout if self.flow.write_paused else inf
         if self.transport.is_closing():
             return
         if not isinstance(self.cycle, Direct):
@@ -293,6 +301,10 @@ class Protocol(HttpToolsProtocol):
             self._usual()
             super().on_body(cycle.body)
             super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         # As uvicorn does, but without its timer for idle connections: the guard looks after these.
@@ -337,7 +349,7 @@ class Protocol(HttpToolsProtocol):
     def late(self) -> None:
         """The deadline has passed."""
         unsent = self.transport.get_write_buffer_size()
-        if unsent and unsent != self.unsent:  # slow, but reading
+        if unsent and unsent != self.unsent and not self.guard.stopping:  # slow, but reading
             self.unsent, self.deadline = unsent, self.loop.time() + self.guard.send_timeout
             return
         if self.transport.is_closing() or (not self.receiving and not self.answered):
@@ -365,7 +377,8 @@ class Protocol(HttpToolsProtocol):
         """Answers instead of the application, if it has not begun to, and closes."""
         if self.transport.is_closing():
             return
-        if self.answered or (not self.in_head and not self.cycle.response_started):
+        mine = self.running is self.cycle and not self.in_head  # else the answer would be taken for one before it
+        if self.answered or (mine and not self.cycle.response_started):
             self.transport.write(self._refusal(status, error_body(CODES[status], message, hint), retry_after))
         self.drop()
 
@@ -387,8 +400,11 @@ class Protocol(HttpToolsProtocol):
         self._release()
         self.receiving = False
         self.deadline = self.loop.time() + LINGER_SECONDS
-        for cycle in [self.cycle, *(cycle for cycle, _ in self.pipeline)] if not self.answered else ():
-            if not cycle.response_complete:
+        self._leave()
+
+    def _leave(self) -> None:
+        for cycle in (self.running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
 

@@ -48,6 +48,7 @@ def test_a_page_from_the_back_forward_cache_goes_on_as_whoever_is_there_now(town
     assert [command[0] for command in sent.values()].count("context") == 2, "one for each page that was loaded"
     three = next(command for command in sent.values() if command[1:2] == ["Three"])
     assert three == ["track", "Three"], "Bob's campaign went with him"
+    town.wait_until_sent(tab)
     assert tab.run("localStorage.length") == 0
 
 
