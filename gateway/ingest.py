@@ -45,6 +45,8 @@ log = logging.getLogger("gateway.ingest")
 
 PATH = "/v1/commands"
 PREFLIGHT_SECONDS = 7200
+MAX_ORIGIN = 300
+"""Letters; no browser has a longer one. What is remembered for each origin must not grow with what somebody sends."""
 REMEMBERED_COOKIES = 50_000
 REMEMBERED_SECONDS = 3600
 
@@ -123,7 +125,7 @@ def caller(scheme: str, client: tuple[str, int] | None, headers: Headers, said: 
         scheme,
         said.get(b"host", b"").decode("latin-1"),
         cookie.decode("latin-1"),
-        said.get(b"origin", b"").decode("latin-1"),
+        said.get(b"origin", b"")[:MAX_ORIGIN].decode("latin-1"),
         said.get(b"authorization", b"").decode("latin-1"),
         b"origin" in said or b"sec-fetch-site" in said,
         said.get(b"sec-gpc") == b"1",

@@ -252,11 +252,12 @@ class Protocol(HttpToolsProtocol):
         return len(self.url) + sum(len(n) + len(v) for n, v in self.headers)
 
     def _is_plain(self) -> bool:
-        """Whether a request may go to ingest directly: a POST whose body has a known, allowed size, in its turn."""
+        """Whether a request may go to ingest directly: a POST whose body has a known, allowed size, in its turn,
+        of a client that reads its answers."""
         if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1" or not self.answered:
             return False
         said = dict(self.headers)
-        if b"expect" in said or self.parser.should_upgrade():
+        if b"expect" in said or self.parser.should_upgrade() or self.flow.write_paused:
             return False
         scheme, client = self.senders.sender(self.scheme or "http", self.client, self.headers, said)
         self.asked = caller(scheme, client, self.headers, said)

@@ -13,7 +13,8 @@ import pytest
 import uvicorn
 
 from gateway.app import Application, Front
-from gateway.ingest import PATH, Ingest
+from gateway.ingest import MAX_ORIGIN, PATH, Ingest
+from gateway.protocol import Protocol
 from gateway.settings import load
 from tests.server import free_port
 
@@ -139,6 +140,33 @@ async def test_both_ways_answer_alike(running: Running, name: str) -> None:
     # A key that is not known may be new: the application looks.
     assert running.ways == (["application"] * 2 if name == "another key" else ["direct", "application"])
     assert "x-gateway-skipped" in answers[0][1] or name not in ("a bad entry among good ones", "opted out")
+
+
+async def test_who_does_not_read_the_answers_takes_the_way_that_waits(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, connections = Protocol.connection_made, []
+
+    def unread(self: Protocol, transport: asyncio.Transport) -> None:
+        made(self, transport)
+        self.pause_writing()
+        connections.append(self)
+
+    monkeypatch.setattr(Protocol, "connection_made", unread)
+    answer = asyncio.create_task(running.send(post(DIRECT, body(running, TRACK))))
+    async with asyncio.timeout(10):
+        while not running.ways:  # noqa: ASYNC110 - what waits below it tells nobody
+            await asyncio.sleep(0.01)
+        assert running.ways == ["application"]
+        connections[0].resume_writing()
+        assert (await answer)[0][0] == 202
+
+
+async def test_what_is_remembered_of_an_origin_is_bounded(running: Running) -> None:
+    long = f"Origin: https://{'x' * 5000}.example\r\n"
+    (answer,) = await running.send(post(DIRECT, body(running, TRACK), long))
+    assert answer[0] == 403
+    assert len(answer[1]["access-control-allow-origin"]) == MAX_ORIGIN
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"key": 1}', b"\xff\xfe", b'{"commands": {}}', b" "])
