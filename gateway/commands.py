@@ -109,8 +109,8 @@ def _text(value: object) -> str:
 
 
 def is_plain(raw: bytes) -> bool:
-    """Whether no entry in a body can be too large or hold an escape."""
-    return len(raw) <= MAX_EVENT and b"\\" not in raw
+    """Whether no entry in a body can be too large, or hold an escape or a control character."""
+    return len(raw) <= MAX_EVENT and b"\\" not in raw and b"\x7f" not in raw  # the others are only taken as escapes
 
 
 def decode_page_body(raw: bytes) -> Body | Tracks:
@@ -398,7 +398,7 @@ class Parser:
 def _track(entry: TrackEntry) -> Track | None:
     """An ordinary event; None if there is something odd about it after all."""
     name = entry.command.name.strip()
-    if not name or name.casefold() in SYSTEM_EVENTS or not entry.id.isprintable():
+    if not name or name.casefold() in SYSTEM_EVENTS or not entry.id.isascii():  # which is printable in a plain body
         return None
     page = _text(entry.page) if entry.page else None
     return Track(entry.id, int(entry.at) * 1000, "", name, _text(entry.command.data), None, page)

@@ -58,7 +58,7 @@ class EventRun:
         """Which batches hold a message that made another device: their browser had not got its cookie yet."""
         oldest = self.now // 1000 - YOUNG_MS
         young = [(n, b) for n, b in enumerate(batches) if b.device_id >> ID_TIME_SHIFT > oldest]
-        ids = {c.op_id for _, b in young for c in b.commands}
+        ids = [c.op_id for _, b in young for c in b.commands]
         births = await self.tx.births(self.site_id, ids) if ids else {}
         if not births:
             return set()

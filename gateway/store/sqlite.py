@@ -91,7 +91,8 @@ class SqliteTransaction(SqlTransaction):
         found = await self.fetch(sql, site_id, min(message_ids), max(message_ids), MAX_ROWS)
         if len(found) == MAX_ROWS:
             return await super().births(site_id, message_ids)
-        return {r[0]: r[1] for r in found if r[0] in message_ids}
+        wanted = set(message_ids) if found else ()
+        return {r[0]: r[1] for r in found if r[0] in wanted}
 
     async def add_events(self, site_id: int, events: Sequence[Event]) -> set[int]:
         """Most events are new: only when some are not is it asked which, instead of having each row given back."""
