@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.test_demo import DemoServer
 
@@ -94,10 +95,10 @@ class Visit:
         expect(self.page.locator("[data-ending]")).to_be_visible(timeout=SOON)
 
 
-@pytest.fixture(scope="module")
-def demo(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
-    """One demo for all tests of a browser: its people are known from one test to the next."""
-    with DemoServer(tmp_path_factory.mktemp("demo")) as server:
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[DemoServer]:
+    """A demo in which nobody is known."""
+    with DemoServer(tmp_path) as server:
         yield server
         server.command("check")
 
