@@ -29,7 +29,7 @@ all)
     run browser-tests $bin/python -m pytest tests/browser -n 2 --dist worksteal
     ;;
 slow)
-    run slow-tests slow $bin/python -m pytest -m slow
+    run slow-tests slow $bin/python -m pytest -m slow --hypothesis-profile=random
     run slow-browser-tests slow $bin/python -m pytest tests/browser -m slow
     ;;
 esac

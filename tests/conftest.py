@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import server as servers
 from tests.postgres import Cluster, empty, program
@@ -14,6 +15,11 @@ from tests.server import GatewayServer
 
 # The test extra brings Node.js, which goes before an older one of the machine, also for what npm runs in its turn.
 os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+
+# The same examples on every machine, however slow; `--hypothesis-profile=random` looks for others.
+settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("steady", settings.get_profile("random"), derandomize=True)
+settings.load_profile("steady")
 
 BROWSER_TESTS = Path(__file__).parent / "browser"
 BROWSERS = ("chromium", "firefox")

@@ -66,7 +66,7 @@ def encoded(entry: Any) -> bytes:
     return json.dumps(entry, ensure_ascii=False).encode()
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(entries)
 @example({"id": ID, "at": AT, "command": ["track", "Viewed", {f"k{n}": n for n in range(MAX_PROPERTIES + 1)}]})
 @example({"id": ID, "at": AT, "command": ["track", "Viewed", {"deep": [[[[[[1]]]]]]}]})

@@ -337,7 +337,7 @@ NAMES = ["content-encoding", "content-security-policy", "cache-control", "set-co
         max_size=6,
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whatever_answers_is_a_finding_and_never_a_crash(answers: list[Answer]) -> None:
     findings = Doctor(PUBLIC, Odd(answers), page=PAGE, key="k").examine()
     assert any(f.state == "fail" for f in findings)

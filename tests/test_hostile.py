@@ -110,8 +110,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, postgres: Any) -> Iterator[Pa
         portal.call(stack.aclose)
 
 
-usual = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-long = settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+usual = settings(max_examples=150, suppress_health_check=list(HealthCheck))
+long = settings(max_examples=5000, suppress_health_check=list(HealthCheck))
 
 
 def neighbours_are_kept(pair: Pair, envelope: dict[str, Any], entries: list[Any]) -> None:

@@ -47,7 +47,7 @@ def test_every_answer_is_as_described(
     operation = described[call.path][call.method]
     examples = EXAMPLES[request.node.callspec.params["gateway_server"]]
 
-    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy())
     def validate(case: schemathesis.Case) -> None:
         # Whether an id names anybody, or may be one at all, no schema can say: a refusal with a hint is a good answer.

@@ -25,8 +25,10 @@ both_slowly = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module", params=["sqlite"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayServer]:
-    """A gateway with an admin; a test marked `both` has one on each database."""
+def server(
+    request: pytest.FixtureRequest, browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayServer]:
+    """A gateway with an admin, whom each browser makes once; a test marked `both` has one on each database."""
     database = ""
     if request.param == "postgres":
         cluster: Cluster = request.getfixturevalue("postgres")

@@ -342,7 +342,7 @@ records = values | st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given_records=st.lists(records, max_size=5))
 async def test_whatever_is_sent_is_taken_or_refused(tmp_path_factory: Any, given_records: list[Any]) -> None:
     async with account(tmp_path_factory.mktemp("ct"), identity_kinds=["email", "phone"]) as ct:

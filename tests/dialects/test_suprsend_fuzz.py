@@ -53,7 +53,7 @@ def api(gateway_server: GatewayServer) -> httpx.Client:
     return gateway_server.api(gateway_server.site())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(calls=st.lists(calls, min_size=1, max_size=4))
 def test_any_json(api: httpx.Client, calls: list[tuple[str, object, str | None, object]]) -> None:
     for method, who, rest, body in calls:

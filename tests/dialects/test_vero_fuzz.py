@@ -61,7 +61,7 @@ def api(gateway_server: GatewayServer, site: Site) -> httpx.Client:
     return gateway_server.api(site)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(call=calls, body=bodies, key=st.sampled_from(["auth_token", "api_key"]))
 def test_anything(api: httpx.Client, site: Site, call: tuple[str, str], body: tuple[bytes, str], key: str) -> None:
     method, path = call

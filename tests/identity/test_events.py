@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.identity import engine
@@ -88,7 +88,6 @@ def moved(command: Command, by: int) -> Command:
     return copied
 
 
-@settings(deadline=None)
 @given(st.lists(wanted, min_size=2, max_size=12), st.booleans())
 def test_both_ways_leave_the_same_rows(steps: list[Wanted], delete: bool) -> None:
     left = []
@@ -105,7 +104,6 @@ def test_both_ways_leave_the_same_rows(steps: list[Wanted], delete: bool) -> Non
     assert left[0] == left[1]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(wanted, min_size=1, max_size=4), min_size=1, max_size=5))
 def test_groups_of_both_lose_nothing(groups: list[list[Wanted]]) -> None:
     left = []

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.identity.requests import Batch, Command, Link, Login, Logout, Track, Writes
@@ -65,9 +65,7 @@ def arrive(order: list[tuple[int, int, tuple[str, str]]]) -> str:
         lab.close()
 
 
-@settings(
-    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(1, 3), facts), min_size=2, max_size=12), st.randoms(use_true_random=False))
 def test_the_order_of_arrival_does_not_matter(done: list[tuple[int, Any]], chance: random.Random) -> None:
     in_order = [(device, n, fact) for n, (device, fact) in enumerate(done)]
