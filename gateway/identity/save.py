@@ -97,7 +97,8 @@ class Run:
                     continue
                 number, first, final = await self.tx.count_events(self.site.site_id, turn)
                 seen = [t for t in (first, final) if t is not None]
-                seen += [f.at for f in device.facts if f.kind != "logout" and turn.started_at <= f.at < turn.ended_at]
+                landed = [f.at - 1 if f.kind == "logout" else f.at for f in device.facts]
+                seen += [at for at in landed if turn.started_at <= at < turn.ended_at]
                 turn.events, turn.first_seen, turn.last_seen = number, min(seen, default=None), max(seen, default=None)
                 self.world.touched.add(turn.home)
 

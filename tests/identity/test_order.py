@@ -74,6 +74,12 @@ def test_the_order_of_arrival_does_not_matter(done: list[tuple[int, Any]], chanc
     assert arrive(shuffled) == arrive(in_order)
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_whoever_logs_out_twice_is_seen_in_every_order(order: tuple[int, ...]) -> None:
+    done = [(1, n, (kind, "alice" if kind == "login" else "")) for n, kind in enumerate(("login", "logout", "logout"))]
+    assert arrive([done[n] for n in order]) == arrive(done)
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_every_order_of_two_people_on_one_device(order: tuple[int, ...]) -> None:
     done = [(1, 0, ("track", "")), (1, 1, ("login", "alice")), (1, 2, ("login", "bob@x.io")), (1, 3, ("track", ""))]
