@@ -14,6 +14,7 @@ from gateway.errors import BadRequest
 from gateway.identity import rules
 from gateway.lists import Lists
 from gateway.model import FOREVER, Fact, Identity, Key, Site, Visitor
+from gateway.reads import from_one_commit
 from gateway.store.base import Record
 from gateway.store.sql import COLUMNS, FACT_COLUMNS, fact_from, identity_from, visitor_from
 
@@ -140,6 +141,7 @@ class Exports(Lists):
         rows = await self.store.read(f"{sql} and server = 0", self.site_id, list(ids))
         return {r["device_id"] for r in rows}
 
+    @from_one_commit
     async def on_device(self, device_id: int) -> int | None:
         """The live profile of the person who is on a device now."""
         sql = "/* visitors.current */ select home from visitors where site_id = $1 and device_id = $2 and ended_at = $3"
@@ -152,6 +154,7 @@ class Exports(Lists):
         rows = await self.store.read(f"{sql} and context is not null", self.site_id, list(device_ids))
         return {r["device_id"]: msgspec.json.decode(r["context"]) for r in rows}
 
+    @from_one_commit
     async def owners(self, moments: Collection[tuple[int, int]]) -> list[int]:
         """The profiles that devices belong to at given times, in the same order; 0 for nobody's."""
         turns = await self.turns({device_id for device_id, _ in moments})
@@ -159,6 +162,7 @@ class Exports(Lists):
         roots = await self.roots({v.home for v in found if v is not None})
         return [roots.get(v.home, 0) if v is not None else 0 for v in found]
 
+    @from_one_commit
     async def showing(self, key: str, values: Collection[str]) -> dict[str, list[int]]:
         """Profiles by the email address or phone number that they show, however its letters are written."""
         wanted = {msgspec.json.encode(v).decode().lower(): v for v in values}
@@ -179,6 +183,7 @@ class Exports(Lists):
 
     # --- whole profiles -----------------------------------------------------------------------------------------
 
+    @from_one_commit
     async def people(self, roots: Collection[int], *, events: bool = False) -> dict[int, Whole]:
         """Profiles by id; `events` counts theirs as well. Ids that are no live profile are left out."""
         sql = "/* profiles.whole */ select profile_id, root, live, primary_kind, primary_value from profiles"
@@ -269,6 +274,7 @@ class Exports(Lists):
         placed = await self._placed(facts)
         return [h for h in [*placed, *map(_refused, errors)] if h.root in people]
 
+    @from_one_commit
     async def said(self, name: str, start: int, end: int) -> list[Happened]:
         """Everything of one kind that the gateway said about identities in a time, oldest first."""
         if name == IDENTITY_ERROR:
@@ -321,7 +327,7 @@ class Exports(Lists):
             f"/* events.export */ select {COLUMNS['events']} from events where site_id = $1 and event_id > $2"
             " and name = $3 and occurred_at >= $4 and occurred_at < $5 order by event_id"
         )
-        return self.store.stream(sql, self.site_id, first, name, start, end)
+        return self.gateway.store.stream(sql, self.site_id, first, name, start, end)
 
     async def who_did(self, name: str, start: int, end: int) -> AsyncIterator[tuple[int, Record]]:
         """(profile, event) for every event of one name that happened in [start, end)."""
@@ -366,6 +372,7 @@ class Exports(Lists):
         """(claimant's, owner's) profiles of the merges that wait for an operator."""
         return {(new, old) for new, old, _ in await self._held()}
 
+    @from_one_commit
     async def _held(self) -> list[tuple[int, int, Fact]]:
         """The merges that wait for an operator, between profiles that are still two."""
         sql = (

@@ -7,7 +7,7 @@ from collections import defaultdict
 import msgspec
 
 from gateway.identity import rules
-from gateway.reads import LAST_ID, Json, Reader, number_of, page_size
+from gateway.reads import LAST_ID, Json, Reader, from_one_commit, number_of, page_size
 
 NAMED = (
     "from profiles p where p.site_id = $1 and p.live = 1 and exists (select 1 from profiles n"
@@ -19,6 +19,7 @@ NAMED = (
 class Lists(Reader):
     """Answers questions about many profiles of one site."""
 
+    @from_one_commit
     async def search(self, query: str, *, after: str | None = None, limit: int | None = None) -> Json:
         """Profiles whose identity starts with the query or a property holds it; all for an empty one; newest first."""
         size = page_size(limit)
@@ -34,6 +35,7 @@ class Lists(Reader):
         found = [p for p in [await self.profile(i) for i in ids[:size]] if p is not None]
         return {"profiles": found, "next": str(ids[size - 1]) if len(ids) > size else None}
 
+    @from_one_commit
     async def named(self, kind: str, *, limit: int, after: str | None = None, before: str | None = None) -> Json:
         """A page of the profiles with an identity of a kind, newest first, their number, and cursors both ways."""
         if before:

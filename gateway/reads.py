@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
 from gateway.errors import BadRequest
 from gateway.identity import rules
 from gateway.model import FOREVER, GONE, Fact, Key, Proof, Site, Visitor, iso
-from gateway.store.base import Record, Store
+from gateway.store.base import Record, View
 from gateway.store.sql import COLUMNS, FACT_COLUMNS, fact_from, identity_from, visitor_from
 
 Json = dict[str, Any]
@@ -27,10 +29,30 @@ def page_size(limit: int | None) -> int:
     return PAGE if limit is None else max(1, min(limit, MAX_PAGE))
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R", bound="Reader")
+
+
+def from_one_commit(
+    question: Callable[Concatenate[R, P], Awaitable[T]],
+) -> Callable[Concatenate[R, P], Coroutine[Any, Any, T]]:
+    """A question that takes several reads: nobody is shown half of a merge, or half of a person who was deleted."""
+
+    @functools.wraps(question)
+    async def asked(reader: R, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        async with reader.store.snapshot() as view:
+            still = copy.copy(reader)
+            still.store = view
+            return await question(still, *args, **kwargs)
+
+    return asked
+
+
 class Reader:
     """Answers questions about one site."""
 
-    def __init__(self, store: Store, site: Site) -> None:
+    def __init__(self, store: View, site: Site) -> None:
         self.store = store
         self.site = site
         self.site_id = site.site_id
@@ -47,12 +69,14 @@ class Reader:
         rows = await self.store.read(sql, self.site_id, node)
         return int(rows[0]["profile_id"]) if rows else None
 
+    @from_one_commit
     async def by_identity(self, key: Key) -> Json | None:
         """The profile an identity names."""
         sql = "/* identities.home */ select home from identities where site_id = $1 and value = $2 and kind = $3"
         rows = await self.store.read(sql, self.site_id, key[1], key[0])
         return await self.profile(rows[0]["home"]) if rows else None
 
+    @from_one_commit
     async def by_device(self, device_id: int) -> Json | None:
         """The profile of the person who is on a device now."""
         sql = "/* visitors.current */ select home from visitors where site_id = $1 and device_id = $2 and ended_at = $3"
@@ -67,6 +91,7 @@ class Reader:
 
     # --- one profile --------------------------------------------------------------------------------------------
 
+    @from_one_commit
     async def profile(self, profile_id: int) -> Json | None:
         """A profile as JSON; a merged-away id answers the survivor."""
         root = await self.root(profile_id)
@@ -145,6 +170,7 @@ class Reader:
         visitors, _ = await self.visitors(nodes)
         return rules.fold_properties(await self.property_rows(visitors))[0]
 
+    @from_one_commit
     async def conflicts(self, target: Json, source: Json) -> list[Json]:
         """Properties that two profiles have with different values, and the one that would show after a merge."""
         wins = await self.together([int(target["profile_id"]), int(source["profile_id"])])
@@ -155,6 +181,7 @@ class Reader:
             if target["properties"][k] != source["properties"][k]
         ]
 
+    @from_one_commit
     async def events(self, profile_id: int, *, limit: int | None = None, before: str | None = None) -> Json | None:
         """A page of a profile's events, newest first."""
         root = await self.root(profile_id)
@@ -213,6 +240,7 @@ class Reader:
 
     # --- the ledger ---------------------------------------------------------------------------------------------
 
+    @from_one_commit
     async def profile_ledger(self, profile_id: int) -> Json | None:
         """The facts and identity errors that made a profile: why these are one person."""
         root = await self.root(profile_id)
@@ -295,6 +323,7 @@ class Reader:
             "reason": fact.reason,
         }
 
+    @from_one_commit
     async def held(self) -> Json:
         """The merges that browsers asked for and could not prove, oldest first, each pair once."""
         sql = (
@@ -370,6 +399,7 @@ class Reader:
         found = await self.store.read(sql, rows[0]["server_device"], list(message_ids), self.site_id)
         return {r["message_id"]: r["received_at"] for r in found}
 
+    @from_one_commit
     async def export(self, profile_id: int) -> Json | None:
         """Everything held about a person that is in force: profile, events, property facts, ledger."""
         profile = await self.profile(profile_id)

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.errors import BadRequest
 from gateway.exports import Exports, Whole
 from gateway.model import ID_TIME_SHIFT, now
-from gateway.reads import LAST_ID, Json, page_size
+from gateway.reads import LAST_ID, Json, from_one_commit, page_size
 
 WEEK = 7 * 24 * 3600 * 1000
 LATEST_EVENTS = 500
@@ -34,6 +34,7 @@ class ConsoleReader(Exports):
         ids = [r["profile_id"] for r in await self.store.read(sql, self.site_id, after)]
         return ids[:limit], ids[limit - 1] if len(ids) > limit else None
 
+    @from_one_commit
     async def active_people(self, limit: int = 25) -> list[int]:
         """The profiles that did something last, latest first, among the site's latest events of a week."""
         first = (now() // 1000 - WEEK) << ID_TIME_SHIFT
@@ -45,6 +46,7 @@ class ConsoleReader(Exports):
         owners = await self.owners([(r["device_id"], r["occurred_at"]) for r in rows])
         return list(dict.fromkeys(root for root in owners if root))[:limit]
 
+    @from_one_commit
     async def find(self, query: str, after: int = LAST_ID, limit: int = 25) -> tuple[list[int], int | None]:
         """Profiles by identity, property, profile id, device id or device token; exact ones come first."""
         exact = await self._exactly(query) if after == LAST_ID else []

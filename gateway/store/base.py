@@ -2,13 +2,14 @@
 
 A `Transaction` sees and changes the database for one group of requests; nothing it did exists before it was committed,
 and after that it survives a power loss. A `Store` hands out the write transaction and answers reads from the last
-commit. Loads take sets and return what exists of them: what is missing is simply not in the answer. Saves are upserts:
-saving the same rows twice is the same as once.
+commit, a snapshot of it all of them from one. Loads take sets and return what exists of them: what is missing is simply
+not in the answer. Saves are upserts: saving the same rows twice is the same as once.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -172,7 +173,17 @@ class Transaction(Protocol):
         """Writes everything a wave changed."""
 
 
-class Store(Protocol):
+class View(Protocol):
+    """What can be read: a store, which answers every read from the last commit, or one commit of it."""
+
+    async def read(self, statement: str, *arguments: object) -> list[Record]:
+        """Rows of the last commit. `statement` uses $1, $2 … and `= any($n)` for lists."""
+
+    def snapshot(self) -> AbstractAsyncContextManager[View]:
+        """The last commit, whatever is committed while it is read; a snapshot's own is itself."""
+
+
+class Store(View, Protocol):
     """A database: opened once per process, with one writer and many readers."""
 
     async def open(self) -> None:
@@ -190,9 +201,6 @@ class Store(Protocol):
 
     async def forget(self) -> None:
         """Takes what was deleted out of the database's files as well, where that is not the database's own affair."""
-
-    async def read(self, statement: str, *arguments: object) -> list[Record]:
-        """Rows of the last commit. `statement` uses $1, $2 … and `= any($n)` for lists."""
 
     def stream(self, statement: str, *arguments: object) -> AsyncIterator[Record]:
         """Like `read`, row by row."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from importlib.resources import files
 from typing import TypeVar
 
 import msgspec
 
 from gateway.model import Site
-from gateway.store.base import Record
+from gateway.store.base import Record, View
 from gateway.store.sql import SqlTransaction, site_from
 
 T = TypeVar("T")
@@ -65,6 +66,10 @@ class SqlStore(ABC):
     @abstractmethod
     async def read(self, statement: str, *arguments: object) -> list[Record]:
         """Rows of the last commit."""
+
+    @abstractmethod
+    def snapshot(self) -> AbstractAsyncContextManager[View]:
+        """The last commit, whatever is committed while it is read."""
 
     @abstractmethod
     def stream(self, statement: str, *arguments: object) -> AsyncIterator[Record]:

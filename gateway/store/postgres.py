@@ -21,7 +21,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from gateway.errors import SettingError, Unavailable
 from gateway.model import Event, Seen, Stretch, Visitor
-from gateway.store.base import Changes, Record
+from gateway.store.base import Changes, Record, View
 from gateway.store.database import NODES, SqlStore, migrations
 from gateway.store.sql import KEYS, Rows, SqlTransaction
 
@@ -200,6 +200,22 @@ class PostgresTransaction(SqlTransaction):
         await super().save(site_id, changes)
 
 
+class PostgresSnapshot:
+    """One commit: a read transaction of its own."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    async def read(self, statement: str, *arguments: object) -> list[Record]:
+        """Rows of the commit."""
+        return [dict(r) for r in await self.connection.fetch(statement, *arguments)]
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[View]:
+        """Itself."""
+        yield self
+
+
 class PostgresStore(SqlStore):
     """A PostgreSQL database, over a pool of connections.
 
@@ -328,6 +344,16 @@ class PostgresStore(SqlStore):
         try:
             async with self._connection() as connection:
                 return [dict(r) for r in await connection.fetch(statement, *arguments)]
+        except AWAY as error:
+            raise _unavailable("read", error) from error
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[View]:
+        """The last commit, whatever is committed while it is read."""
+        try:
+            at_once = {"isolation": "repeatable_read", "readonly": True}
+            async with self._connection() as connection, connection.transaction(**at_once):
+                yield PostgresSnapshot(connection)
         except AWAY as error:
             raise _unavailable("read", error) from error
 

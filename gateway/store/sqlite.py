@@ -19,13 +19,15 @@ import msgspec
 
 from gateway.errors import Unavailable
 from gateway.model import Event, Seen, Visitor
-from gateway.store.base import Record
+from gateway.store.base import Record, View
 from gateway.store.database import NODES, SqlStore, migrations
 from gateway.store.sql import EVENT_COLUMNS, Rows, SqlTransaction
 
 T = TypeVar("T")
 
 BUSY_MS = 5_000
+READERS = 3
+"""How many read at the same time."""
 MAX_ROWS = 128
 """Rows of one insert; the widest table keeps below what SQLite takes as variables."""
 PRAGMAS = ("synchronous = full", "secure_delete = on", "temp_store = memory")
@@ -159,6 +161,28 @@ def _insert(table: str, columns: str, width: int, number: int, tail: str) -> str
     return f"/* {table}.insert */ insert into {table} ({columns}) values {', '.join([place] * number)} {tail}"
 
 
+class SqliteSnapshot:
+    """One commit: the read transaction of a connection that nobody else uses."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self.connection = connection
+
+    async def read(self, statement: str, *arguments: object) -> list[Record]:
+        """Rows of the commit."""
+        return await _records(self.connection, statement, arguments)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[View]:
+        """Itself."""
+        yield self
+
+
+async def _records(connection: aiosqlite.Connection, statement: str, arguments: Sequence[object]) -> list[Record]:
+    rows = list(await connection.execute_fetchall(translate(statement), _bind(arguments)))
+    names = rows[0].keys() if rows else ()
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
 class SqliteStore(SqlStore):
     """A database in one file."""
 
@@ -167,7 +191,9 @@ class SqliteStore(SqlStore):
     def __init__(self, path: str) -> None:
         self.path = path
         self._writer: sqlite3.Connection | None = None
-        self._reader: aiosqlite.Connection | None = None
+        self._readers: list[aiosqlite.Connection] = []
+        self._idle: list[aiosqlite.Connection] = []
+        self._reading = asyncio.Semaphore(READERS)
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Lock()
 
@@ -187,15 +213,18 @@ class SqliteStore(SqlStore):
             self._writer.execute("pragma busy_timeout = 0")  # see _begin
             async with self.transaction() as tx:
                 await self._migrate(tx)
-            self._reader = await self._connect()
-            await self._reader.execute("pragma query_only = 1")
+            for _ in range(READERS):
+                self._readers.append(await self._connect())
+                self._idle.append(self._readers[-1])
         except (sqlite3.Error, OSError) as error:
             await self.close()
             raise Unavailable(f"cannot open the database {self.path}: {error}") from error
 
     async def _connect(self) -> aiosqlite.Connection:
+        """A connection to read on."""
         connection = await aiosqlite.connect(self.path, **CONNECTION)
-        for pragma in (f"busy_timeout = {BUSY_MS}", *PRAGMAS):
+        connection.row_factory = sqlite3.Row
+        for pragma in (f"busy_timeout = {BUSY_MS}", *PRAGMAS, "query_only = 1"):
             await connection.execute(f"pragma {pragma}")
         return connection
 
@@ -211,14 +240,15 @@ class SqliteStore(SqlStore):
                 await tx.execute("insert into migrations values ($1, datetime('now'))", name)
 
     async def close(self) -> None:
-        """Closes both connections; the last one folds the write-ahead log into the file."""
-        if self._reader is not None:
-            await self._reader.close()
+        """Closes all connections; the last one folds the write-ahead log into the file."""
+        for reader in self._readers:
+            await reader.close()
         if self._writer is not None:
             await self.threaded(self._writer.close)
         if self._thread is not None:
             self._thread.shutdown()
-        self._reader = self._writer = self._thread = None
+        self._readers, self._idle = [], []
+        self._writer = self._thread = None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
@@ -271,10 +301,18 @@ class SqliteStore(SqlStore):
 
     async def read(self, statement: str, *arguments: object) -> list[Record]:
         """Rows of the last commit."""
-        async with self._open_reader().execute(translate(statement), _bind(arguments)) as cursor:
-            rows = await cursor.fetchall()
-            names = [d[0] for d in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        async with self._reader() as connection:
+            return await _records(connection, statement, arguments)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[View]:
+        """The last commit, whatever is committed while it is read."""
+        async with self._reader() as connection:
+            await connection.execute("begin")
+            try:
+                yield SqliteSnapshot(connection)
+            finally:
+                await connection.rollback()
 
     async def stream(self, statement: str, *arguments: object) -> AsyncIterator[Record]:
         """Rows of the last commit, one by one, on a connection of their own."""
@@ -311,7 +349,14 @@ class SqliteStore(SqlStore):
             raise Unavailable("the database is not open")
         return self._writer
 
-    def _open_reader(self) -> aiosqlite.Connection:
-        if self._reader is None:
-            raise Unavailable("the database is not open")
-        return self._reader
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[aiosqlite.Connection]:
+        """A connection for one reader alone: while any statement of it is under way, all others see the same commit."""
+        async with self._reading:
+            self._open_writer()
+            idle = self._idle
+            connection = idle.pop()
+            try:
+                yield connection
+            finally:
+                idle.append(connection)

@@ -10,6 +10,7 @@ import itertools
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pytest
@@ -34,7 +35,7 @@ from gateway.identity.requests import (
 )
 from gateway.lists import Lists
 from gateway.model import Key, Proof, Site
-from gateway.store.base import Record
+from gateway.store.base import Record, View
 from gateway.store.database import migrations
 from gateway.store.sqlite import SqliteStore, _bind, translate
 
@@ -76,6 +77,10 @@ class MemoryStore(SqliteStore):
         cursor = self.db.execute(translate(statement), _bind(arguments))
         names = [d[0] for d in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[View]:
+        yield self
 
     async def stream(self, statement: str, *arguments: object) -> AsyncIterator[Record]:
         for row in await self.read(statement, *arguments):

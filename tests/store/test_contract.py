@@ -102,6 +102,25 @@ async def test_readers_see_the_last_commit(store):
     assert seen == [0, 1]
 
 
+async def test_readers_see_the_last_commit_also_while_others_are_reading(store):
+    """A read that begins while another one is under way must not share the older view of the database with it."""
+    await save(store, devices=[Device(n) for n in range(1000, 1500)])
+    over = False
+
+    async def read_on() -> None:
+        while not over:
+            await store.read("select * from devices")
+
+    others = [asyncio.create_task(read_on()) for _ in range(4)]
+    try:
+        for n in range(1, 101):
+            await store.set_config("number", str(n))
+            assert await store.config("number") == str(n)
+    finally:
+        over = True
+        await asyncio.gather(*others)
+
+
 async def test_a_number_that_no_column_holds_does_not_make_the_database_unavailable(store):
     mistake = (OverflowError, asyncpg.DataError)
     with pytest.raises(mistake):
