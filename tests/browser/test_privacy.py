@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Playwright
 
 from tests.browser.conftest import firefox_options, installed
 from tests.browser.edge import Edge
+from tests.browser.pages import Page
 from tests.browser.town import MakeTown, Town, cookie_of
 from tests.browser.visitors import PlaywrightTab, Visitor
 from tests.server import wait_for
@@ -138,8 +139,25 @@ def strict_firefox(playwright: Playwright, running_edge: Edge) -> Iterator[Brows
         "extensions.autoDisableScopes": 0,
     }
     browser = playwright.firefox.launch(**installed("firefox"), **options)
+    wait_until_blocking(browser, running_edge)
     yield browser
     browser.close()
+
+
+def wait_until_blocking(browser: Browser, edge: Edge) -> None:
+    """Until the extension has loaded its lists, which takes it some seconds after the browser's start."""
+    page = browser.new_page(ignore_https_errors=True)
+    host = edge.host("early")
+    edge.pages[host + "/"] = "<!doctype html><title>Early</title><script src='/matomo.js'></script>"
+    edge.pages[host + "/matomo.js"] = Page("", headers={"Cache-Control": "no-store"})
+
+    def blocked() -> bool:
+        edge.visits.clear()
+        page.goto(f"https://{host}/")
+        return [visit.path for visit in edge.visits] == ["/"]
+
+    wait_for(blocked, 60, "uBlock Origin to block what is on its lists")
+    page.close()
 
 
 @pytest.fixture
@@ -184,7 +202,7 @@ def test_a_listed_tracker_is_blocked_and_the_same_on_ones_own_host_is_not(
     careful.open(town.page("/", "var n = _veroq.push(['track', 'Unheard'])", "<script src='/matomo.js'></script>"))
     assert careful.run("[typeof __vero, n, _veroq.push(['track', 'Unheard'])]") == ["undefined", 2, 3]
     assert town.requests() == []
-    assert [visit for visit in town.edge.visits if visit.path == "/matomo.js"] == [], "uBlock Origin is at work"
+    assert [visit for visit in town.edge.visits if visit.path == "/matomo.js"] == [], "uBlock Origin blocks it"
     own = make_town("path")
     own.open(careful, own.page("/own", "_veroq.push(['track', 'Heard'])"))
     own.wait_for_events("Heard")
