@@ -64,6 +64,8 @@ class Loader:
         homes = {self.world.homes[k] for k in missing if k in self.world.homes}
         await self.tx.lock(self.site_id, homes)  # whoever names the value again writes that profile's row
         await self._profiles({i.home for i in found} | homes)
+        gone = {i.home for i in found} - self.profile_rows.keys()
+        await self.tx.lock(self.site_id, gone)  # deleted a moment ago: to be looked at again
         if homes:
             await self.graph(homes)
 
@@ -71,7 +73,8 @@ class Loader:
         """Everything that decides about the profiles of the given ids: members, visitors, identities, merges."""
         nodes = [n for n in nodes if n]
         await self._profiles({n for n in nodes if n not in self.profile_rows})
-        roots = {self.profile_rows[n].root for n in nodes if n in self.profile_rows} - self.grouped
+        known = {n for n in nodes if n in self.profile_rows}
+        roots = {self.profile_rows[n].root for n in known} - self.grouped
         if not roots:
             return
         self.grouped |= roots
@@ -80,7 +83,7 @@ class Loader:
         for profile in members:
             self._profile(profile)
         ids = {p.profile_id for p in members}
-        await self.tx.lock(self.site_id, ids)
+        await self.tx.lock(self.site_id, ids | roots | known)  # what was asked for may just have become another's
         self._identities(await self.tx.identities_at(self.site_id, ids))
         visitors = await self.tx.visitors_at(self.site_id, ids)
         new = {v.device_id for v in visitors if v.device_id not in world.devices}

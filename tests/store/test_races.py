@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -29,7 +29,8 @@ from gateway.store.postgres import PostgresTransaction
 
 PEOPLE = [("id", f"person-{n}") for n in range(8)]
 REQUESTS = 200
-GUARDED = {"profiles": "profile_id", "visitors": "device_id", "devices": "device_id", "identities": "home"}
+
+pytestmark = pytest.mark.usefixtures("only_what_is_locked_is_written")
 
 
 class Chance:
@@ -68,27 +69,6 @@ class Chance:
         return Operation(self.site, what, op, [Person(key=one), Person(key=other)])
 
 
-@pytest.fixture(autouse=True)
-def only_what_is_locked_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that are there already and stand for a profile or device are written by whoever has locked that.
-
-    Otherwise changes are lost, or gateways wait for each other in a ring: who waits for a row that another writes does
-    not wait in the order of ids.
-    """
-    upsert = PostgresTransaction.upsert
-
-    async def checked(self: Any, table: str, site_id: int, columns: str, rows: Iterable[Sequence[Any]]) -> None:
-        rows, names = list(rows), columns.split(", ")
-        if table in GUARDED:
-            ids = {row[names.index(GUARDED[table])] for row in rows} - {i for _, i in self.locked}
-            sql = f"select {GUARDED[table]} from {table} where site_id = $1 and {GUARDED[table]} = any($2::bigint[])"
-            there = await self.connection.fetch(sql, site_id, list(ids)) if ids else []
-            assert there == [], (table, there)
-        await upsert(self, table, site_id, columns, rows)
-
-    monkeypatch.setattr(PostgresTransaction, "upsert", checked)
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_everything_at_once(seed: int, postgres_url: str) -> None:
     async with AsyncExitStack() as stack:
@@ -113,3 +93,36 @@ async def test_everything_at_once(seed: int, postgres_url: str) -> None:
         assert await check_site(gateways[0].store, site) == []
         sql = "select message_id from events where site_id = $1 group by device_id, message_id having count(*) > 1"
         assert await gateways[0].store.read(sql, site.site_id) == []
+
+
+@pytest.mark.parametrize(("read", "kind"), [("members", "merge"), ("profiles", "merge"), ("profiles", "delete")])
+async def test_what_happens_elsewhere_while_a_person_is_loaded_is_seen(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, read: str, kind: str
+) -> None:
+    """The profile that an identity names, or that an id resolves to, may be nobody's when it is asked for itself."""
+    async with AsyncExitStack() as stack:
+        here, elsewhere = [await stack.enter_async_context(opened(load({}, database=postgres_url))) for _ in range(2)]
+        site = await here.sites.create("shop", here.new_id(), origins=[])
+        jo, ann = PEOPLE[:2]
+        for who in (jo, ann):
+            await here.writer.commands(Batch(site, here.new_id(), [Login(f"on-{who[1]}", now(), "", key=who)], now()))
+        operation = Operation(
+            site, kind, kind, [Person(key=jo)] if kind == "delete" else [Person(key=ann), Person(key=jo)]
+        )
+        ordinary, outcomes = getattr(PostgresTransaction, read), []
+
+        async def late(self: PostgresTransaction, site_id: int, ids: Collection[int]) -> Any:
+            if not outcomes:
+                outcomes.append("")
+                outcomes[0] = (await elsewhere.writer.operation(operation)).outcome
+            return await ordinary(self, site_id, ids)
+
+        monkeypatch.setattr(PostgresTransaction, read, late)
+        login = Batch(site, here.new_id(), [Login("login", now() + 1_000_000, "", key=jo)], now() + 1_000_000)
+        await here.writer.commands(login)
+        assert outcomes == ["deleted" if kind == "delete" else "merged"]
+        assert await check_site(here.store, site) == []
+        people = [await here.reader(site).by_identity(who) for who in (jo, ann)]
+        assert (people[0] == people[1]) is (kind == "merge")
+        assert people[0] is not None
+        assert str(login.device_id) in [v["device_id"] for v in people[0]["visitors"]]
