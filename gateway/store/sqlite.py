@@ -308,8 +308,8 @@ class SqliteStore(SqlStore):
     async def snapshot(self) -> AsyncIterator[View]:
         """The last commit, whatever is committed while it is read."""
         async with self._reader() as connection:
-            await connection.execute("begin")
             try:
+                await connection.execute("begin")  # goes on in its thread although who waited was cancelled
                 yield SqliteSnapshot(connection)
             finally:
                 await connection.rollback()

@@ -121,6 +121,35 @@ async def test_readers_see_the_last_commit_also_while_others_are_reading(store):
         await asyncio.gather(*others)
 
 
+async def test_a_snapshot_is_one_commit_and_what_comes_after_it_is_seen_again(store):
+    await store.set_config("number", "1")
+    sql = "select value from config where name = 'number'"
+    async with store.snapshot() as view:
+        before = await view.read(sql)
+        await store.set_config("number", "2")
+        async with view.snapshot() as same:
+            assert await same.read(sql) == await view.read(sql) == before
+        assert await store.config("number") == "2"
+    async with store.snapshot() as view:
+        assert await view.read(sql) != before
+
+
+async def test_a_snapshot_that_is_given_up_while_it_is_opened_holds_nothing(store):
+    async def look() -> None:
+        async with store.snapshot() as view:
+            await view.read("select * from config")
+
+    for steps in range(1, 20):
+        given_up = [asyncio.create_task(look()) for _ in range(3)]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for task in given_up:
+            task.cancel()
+        await asyncio.wait(given_up)
+        await store.set_config("number", str(steps))
+        assert await asyncio.gather(*(store.config("number") for _ in range(8))) == [str(steps)] * 8
+
+
 async def test_a_number_that_no_column_holds_does_not_make_the_database_unavailable(store):
     mistake = (OverflowError, asyncpg.DataError)
     with pytest.raises(mistake):
