@@ -51,6 +51,7 @@ class Writer:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begins to work; needs a running event loop."""
@@ -67,6 +68,7 @@ class Writer:
         self._wake.set()
         if self._task is not None:
             await self._task
+        await asyncio.gather(*self._forgetting)
 
     async def commands(self, batch: Batch | ServerBatch) -> Done:
         """Makes a batch durable, unless it was declined. Raises Unavailable if that is not possible now."""
@@ -143,10 +145,13 @@ class Writer:
             self._refuse(group, Unavailable("this request could not be stored", "the log says why", retry_after=60))
         else:
             self.tally.committed(len(group), time.perf_counter() - started, self.engine.repeated)
-            if any(isinstance(reply, Answer) and reply.outcome == "deleted" for reply in replies):
-                await self._forget()
             for waiting, reply in zip(group, replies, strict=True):
-                self._settle(waiting, reply)
+                if isinstance(reply, Answer) and reply.outcome == "deleted":
+                    task = asyncio.create_task(self._settle_when_forgotten(waiting, reply), name="forget")
+                    self._forgetting.add(task)
+                    task.add_done_callback(self._forgetting.discard)
+                else:
+                    self._settle(waiting, reply)
                 self.tally.durable(waiting.request, reply)
                 self._tell(waiting.request, reply)
 
@@ -157,12 +162,13 @@ class Writer:
             except Exception:  # what was committed stays committed, and the next group waits
                 log.exception("a listener failed")
 
-    async def _forget(self) -> None:
-        """Before a deletion is answered, the deleted values are gone from the files, too."""
+    async def _settle_when_forgotten(self, waiting: Waiting, reply: Reply) -> None:
+        """Before a deletion is answered, its values are gone from the files, too; nobody else waits for that."""
         try:
             await self.store.forget()
         except Exception:  # it is committed all the same: the next checkpoint takes them out
             log.exception("what was deleted is still in the write-ahead log")
+        self._settle(waiting, reply)
 
     def _refuse(self, group: list[Waiting], error: GatewayError) -> None:
         for waiting in group:

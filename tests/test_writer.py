@@ -127,3 +127,42 @@ async def test_a_group_leaves_nothing_to_the_garbage_collector(driver: Driver) -
         gc.garbage.clear()
         gc.enable()
     assert not left & {"World", "Device", "Visitor", "Event", "Fact", "BatchRun", "Decider", "Loader"}
+
+
+async def until_jo_is_gone(driver: Driver) -> None:
+    for _ in range(500):
+        if await driver.find("u:jo") is None:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the deletion was not committed in time")
+
+
+def holding(folder: Path, value: bytes) -> list[Path]:
+    return [file for file in folder.glob("gateway.db*") if value in file.read_bytes()]
+
+
+async def test_a_deletion_that_waits_for_readers_holds_up_nobody_else(driver: Driver, tmp_path: Path) -> None:
+    """Its answer says that the values are gone from the files, too; others have their own answers long before."""
+    await driver.server_push("jo", ["user", {"name": "canary-jo"}], "jo", time.time())
+    async with driver.gateway.store.snapshot() as view:
+        await view.read("select * from profiles")  # as a long export does
+        assert holding(tmp_path, b"canary-jo")
+        deletion = asyncio.create_task(driver.do_delete("d", time.time(), "u:jo"))
+        await until_jo_is_gone(driver)
+        await asyncio.wait_for(push(driver, 1), 3)
+        assert not deletion.done()
+    assert await deletion == "deleted"
+    assert holding(tmp_path, b"canary-jo") == []
+
+
+async def test_the_writer_ends_after_the_deletions_that_wait_are_answered(driver: Driver) -> None:
+    await driver.server_push("jo", ["user", {"name": "jo"}], "jo", time.time())
+    async with driver.gateway.store.snapshot() as view:
+        await view.read("select * from profiles")
+        deletion = asyncio.create_task(driver.do_delete("d", time.time(), "u:jo"))
+        await until_jo_is_gone(driver)
+        closing = asyncio.create_task(driver.gateway.writer.close())
+        await asyncio.wait([closing], timeout=0.1)
+        assert not closing.done()
+    await closing
+    assert await deletion == "deleted"

@@ -286,18 +286,19 @@ class SqliteStore(SqlStore):
             return await work(tx)
 
     async def forget(self) -> None:
-        """Makes sure that what was deleted is in no file of the database any more."""
+        """Makes sure that what was deleted is in no file of the database any more, once the log's readers are done."""
+        deadline = time.monotonic() + BUSY_MS / 1000
+        while True:
+            async with self._turn:
+                emptied = await self.threaded(self._empty_log)
+            if emptied or time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.02)
 
-        def checkpoint() -> None:
-            writer = self._open_writer()
-            writer.execute(f"pragma busy_timeout = {BUSY_MS}")  # until the readers of the log are done
-            try:
-                writer.execute("pragma wal_checkpoint(truncate)").fetchall()
-            finally:
-                writer.execute("pragma busy_timeout = 0")
-
-        async with self._turn:
-            await self.threaded(checkpoint)
+    def _empty_log(self) -> bool:
+        """Folds the write-ahead log into the file and cuts it off; False while somebody reads or writes in it."""
+        ((busy, _, _),) = self._open_writer().execute("pragma wal_checkpoint(truncate)").fetchall()
+        return not busy
 
     async def read(self, statement: str, *arguments: object) -> list[Record]:
         """Rows of the last commit."""
