@@ -1,9 +1,9 @@
-"""Another gateway acts between any two reads of a decision: the tables still say what the ledger says."""
+"""Another gateway acts between any two statements of a request: the tables still say what the ledger says."""
 
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -108,22 +108,25 @@ async def gateways(postgres_url: str) -> AsyncIterator[list[Gateway]]:
 
 
 async def meet(gateways: list[Gateway], name: str, first: str, second: str, place: int) -> bool:
-    """Asks for `second` elsewhere before read number `place` of `first`; False if it has no so many reads."""
+    """Asks for `second` elsewhere before statement number `place` of `first`; False if it has no so many."""
     site = await gateways[0].sites.create(name, gateways[0].new_id(), origins=[])
     town = Town(gateways[0], site)
     await town.settle()
     one, other = REQUESTS[first](town), REQUESTS[second](town)
-    reads, under_way = itertools.count(), list[asyncio.Task[None]]()
-    fetch = PostgresTransaction.fetch
+    statements, under_way = itertools.count(), list[asyncio.Task[None]]()
 
-    async def interrupted(self: PostgresTransaction, statement: str, *arguments: object) -> Any:
-        if asyncio.current_task() is gateways[0].writer._task and next(reads) == place:
-            under_way.append(asyncio.create_task(ask(gateways[1], other)))
-            await asyncio.wait(under_way, timeout=0.1)  # unless it waits for what is locked here
-        return await fetch(self, statement, *arguments)
+    def interrupted(statement: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def stated(*arguments: object) -> Any:
+            if asyncio.current_task() is gateways[0].writer._task and next(statements) == place:
+                under_way.append(asyncio.create_task(ask(gateways[1], other)))
+                await asyncio.wait(under_way, timeout=0.1)  # unless it waits for what is locked here
+            return await statement(*arguments)
+
+        return stated
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PostgresTransaction, "fetch", interrupted)
+        for method in ("fetch", "insert", "execute"):
+            patch.setattr(PostgresTransaction, method, interrupted(getattr(PostgresTransaction, method)))
         await ask(gateways[0], one)
         if under_way:
             await under_way[0]
@@ -135,9 +138,9 @@ async def meet(gateways: list[Gateway], name: str, first: str, second: str, plac
 async def test_some_place_in_every_request(gateways: list[Gateway], first: str) -> None:
     chance, number = random.Random(first), itertools.count()
     for second in chance.sample([*REQUESTS], 6):
-        place = chance.randrange(16)
+        place = chance.randrange(24)
         while not await meet(gateways, f"shop-{next(number)}", first, second, place):
-            assert place, "there is no read at all"
+            assert place, "there is no statement at all"
             place //= 2
 
 
