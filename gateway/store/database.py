@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
 from typing import TypeVar
 
@@ -37,6 +37,22 @@ def migrations(dialect: str) -> list[tuple[str, str]]:
                 sql = re.sub(r"\btext\b", 'text collate "C"', sql)
             found.append((file.name.removesuffix(".sql"), sql))
     return found
+
+
+class Snapshot:
+    """One commit. `read` answers from the read transaction of a connection that nobody else uses meanwhile."""
+
+    def __init__(self, read: Callable[..., Awaitable[list[Record]]]) -> None:
+        self._read = read
+
+    async def read(self, statement: str, *arguments: object) -> list[Record]:
+        """Rows of the commit."""
+        return await self._read(statement, *arguments)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[View]:
+        """Itself."""
+        yield self
 
 
 class SqlStore(ABC):

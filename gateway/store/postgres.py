@@ -14,6 +14,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -22,7 +23,7 @@ import asyncpg  # type: ignore[import-untyped]
 from gateway.errors import SettingError, Unavailable
 from gateway.model import Event, Seen, Stretch, Visitor
 from gateway.store.base import Changes, Record, View
-from gateway.store.database import NODES, SqlStore, migrations
+from gateway.store.database import NODES, Snapshot, SqlStore, migrations
 from gateway.store.sql import KEYS, Rows, SqlTransaction
 
 T = TypeVar("T")
@@ -200,20 +201,8 @@ class PostgresTransaction(SqlTransaction):
         await super().save(site_id, changes)
 
 
-class PostgresSnapshot:
-    """One commit: a read transaction of its own."""
-
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-
-    async def read(self, statement: str, *arguments: object) -> list[Record]:
-        """Rows of the commit."""
-        return [dict(r) for r in await self.connection.fetch(statement, *arguments)]
-
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[View]:
-        """Itself."""
-        yield self
+async def _records(connection: Any, statement: str, *arguments: object) -> list[Record]:
+    return [dict(r) for r in await connection.fetch(statement, *arguments)]
 
 
 class PostgresStore(SqlStore):
@@ -343,7 +332,7 @@ class PostgresStore(SqlStore):
         """Rows of the last commit. Raises Unavailable if the database cannot be reached."""
         try:
             async with self._connection() as connection:
-                return [dict(r) for r in await connection.fetch(statement, *arguments)]
+                return await _records(connection, statement, *arguments)
         except AWAY as error:
             raise _unavailable("read", error) from error
 
@@ -353,7 +342,7 @@ class PostgresStore(SqlStore):
         try:
             at_once = {"isolation": "repeatable_read", "readonly": True}
             async with self._connection() as connection, connection.transaction(**at_once):
-                yield PostgresSnapshot(connection)
+                yield Snapshot(partial(_records, connection))
         except AWAY as error:
             raise _unavailable("read", error) from error
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ import msgspec
 from gateway.errors import Unavailable
 from gateway.model import Event, Seen, Visitor
 from gateway.store.base import Record, View
-from gateway.store.database import NODES, SqlStore, migrations
+from gateway.store.database import NODES, Snapshot, SqlStore, migrations
 from gateway.store.sql import EVENT_COLUMNS, Rows, SqlTransaction
 
 T = TypeVar("T")
@@ -161,23 +161,7 @@ def _insert(table: str, columns: str, width: int, number: int, tail: str) -> str
     return f"/* {table}.insert */ insert into {table} ({columns}) values {', '.join([place] * number)} {tail}"
 
 
-class SqliteSnapshot:
-    """One commit: the read transaction of a connection that nobody else uses."""
-
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self.connection = connection
-
-    async def read(self, statement: str, *arguments: object) -> list[Record]:
-        """Rows of the commit."""
-        return await _records(self.connection, statement, arguments)
-
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[View]:
-        """Itself."""
-        yield self
-
-
-async def _records(connection: aiosqlite.Connection, statement: str, arguments: Sequence[object]) -> list[Record]:
+async def _records(connection: aiosqlite.Connection, statement: str, *arguments: object) -> list[Record]:
     rows = list(await connection.execute_fetchall(translate(statement), _bind(arguments)))
     names = rows[0].keys() if rows else ()
     return [dict(zip(names, row, strict=True)) for row in rows]
@@ -303,7 +287,7 @@ class SqliteStore(SqlStore):
     async def read(self, statement: str, *arguments: object) -> list[Record]:
         """Rows of the last commit."""
         async with self._reader() as connection:
-            return await _records(connection, statement, arguments)
+            return await _records(connection, statement, *arguments)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[View]:
@@ -311,7 +295,7 @@ class SqliteStore(SqlStore):
         async with self._reader() as connection:
             try:
                 await connection.execute("begin")  # goes on in its thread although who waited was cancelled
-                yield SqliteSnapshot(connection)
+                yield Snapshot(partial(_records, connection))
             finally:
                 await connection.rollback()
 

@@ -5,9 +5,23 @@ from typing import Any
 
 import pytest
 
+from gateway.context import Gateway
+from gateway.errors import Conflict, NotFound
+from gateway.identity.requests import Batch, Operation, ServerBatch
 from gateway.store.postgres import PostgresTransaction
 
 GUARDED = {"profiles": "profile_id", "visitors": "device_id", "devices": "device_id", "identities": "home"}
+
+
+async def ask(gateway: Gateway, request: Batch | ServerBatch | Operation) -> None:
+    """Asks a gateway; that somebody is not found is an answer like any other, Unavailable fails the test."""
+    try:
+        if isinstance(request, Operation):
+            await gateway.writer.operation(request)
+        else:
+            await gateway.writer.commands(request)
+    except (NotFound, Conflict):
+        pass
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from gateway.app import opened
 from gateway.check import check_site
 from gateway.context import Gateway
-from gateway.errors import Conflict, NotFound
 from gateway.identity.requests import (
     Batch,
     Command,
@@ -29,6 +28,7 @@ from gateway.identity.requests import (
 from gateway.model import Key, Proof, Site, now
 from gateway.settings import load
 from gateway.store.postgres import PostgresTransaction
+from tests.store.conftest import ask
 
 JO, ANN, BEA, CY, NEW = [("id", name) for name in ("jo", "ann", "bea", "cy", "new")]
 Asked = Batch | ServerBatch | Operation
@@ -89,16 +89,6 @@ REQUESTS: dict[str, Callable[[Town], Asked]] = {
     "delete": lambda t: t.operation("delete", JO),
     "delete cy": lambda t: t.operation("delete", CY),
 }
-
-
-async def ask(gateway: Gateway, request: Asked) -> None:
-    try:
-        if isinstance(request, Operation):
-            await gateway.writer.operation(request)
-        else:
-            await gateway.writer.commands(request)
-    except (NotFound, Conflict):
-        pass  # an answer like any other
 
 
 @pytest.fixture
